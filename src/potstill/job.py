@@ -1,0 +1,327 @@
+"""A job: YAML or Python in, one frozen and fully checked Job out.
+
+    potstill check job.yaml --set train.learning_rate=1e-4
+
+Least job: name, task, data, teacher, student. All else has a default that `potstill plan` prints.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+
+from .catalog import student_settings, teacher_settings
+from .contracts import Check, Compute, Exporter, Loss, Task, Teacher
+from .errors import JobError
+from .plugins import explain, load_plugin
+from .runfolder import RunFolder
+from .types import Signal
+
+SECRET = re.compile(r"\b(sk-[A-Za-z0-9_-]{8,}|hf_[A-Za-z0-9]{16,}|AKIA[0-9A-Z]{12,})")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Paths = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+
+class Settings(BaseModel):
+    """A part of the job: frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Columns(Settings):
+    """Which columns of the user's files hold what, where they are not `messages` or `prompt`/`completion`."""
+
+    prompt: str
+    gold: str | None = None
+    system: str | None = None
+    id: str | None = None
+
+
+class DataSettings(Settings):
+    """The user's files. A split without a file of its own is taken from train, by a hash of the prompt."""
+
+    folder: str | None = Field(default=None, description="where the files' relative paths start; default: the job file's folder")
+    train: Paths = Field(description="files with prompts, with gold answers or without")
+    unlabelled: Paths = Field(default=(), description="more files of train prompts; their answers are ignored")
+    validation: Paths = ()
+    test: Paths = ()
+    columns: Columns | None = None
+    validation_share: float = Field(default=0.1, gt=0, lt=0.5, description="share of train, where no validation file is named")
+    test_share: float = Field(default=0.1, gt=0, lt=0.5, description="share of train, where no test file is named")
+    max_gold_rows: int | None = Field(default=None, ge=0, description="how many train rows keep their gold; the rest become prompts only")
+    max_train_rows: int | None = Field(default=None, ge=1)
+    max_validation_rows: int | None = Field(default=1000, ge=1)
+    max_test_rows: int | None = Field(default=None, ge=1)
+    min_valid_share: float = Field(default=0.7, ge=0, le=1, description="the job stops when fewer rows than this share are usable")
+
+
+class LoraSettings(Settings):
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: int = Field(default=64, ge=1)
+    alpha: int = Field(default=128, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ("all-linear",)
+
+
+class StudentSettings(Settings):
+    """The small model: a folder, a hub id, or a name of the catalog."""
+
+    model: str
+    revision: str | None = None
+    adaptation: Literal["full", "lora"] = "full"
+    lora: LoraSettings = LoraSettings()
+    trust_remote_code: bool = Field(default=False, description="run code that comes with a checkpoint")
+    max_length: int | None = Field(default=None, ge=16, description="longest row in tokens; default: the student's context, at most 2,048")
+
+
+class GenerateSettings(Settings):
+    """Asking the teacher."""
+
+    when_gold: Literal["keep", "teacher"] = Field(default="keep", description="keep: rows with gold teach their gold; teacher: ask the teacher for every row")
+    min_kept_share: float = Field(default=0.7, ge=0, le=1, description="the job stops when fewer answers than this share are usable")
+
+
+class ValidateSettings(Settings):
+    """Which checks an answer must pass before it may teach."""
+
+    checks: tuple[SerializeAsAny[Check], ...] = Field(default=("finish_reason", "empty", "readable"), validate_default=True)
+
+    @field_validator("checks", mode="before")
+    @classmethod
+    def _load(cls, value: Any, info: ValidationInfo) -> Any:
+        return tuple(v if isinstance(v, Check) else load_plugin("checks", v, _folder(info)) for v in value)
+
+
+class TrainSettings(Settings):
+    """The training of the student; the control gets the same with cross entropy alone."""
+
+    losses: tuple[SerializeAsAny[Loss], ...] = Field(default=(), description="default: what the teacher's signals allow")
+    signals: Literal["captured", "live"] = Field(default="captured", description="captured: the teacher scores once and leaves the memory")
+    top_k: int = Field(default=64, ge=1, description="teacher log-probabilities kept for a token, beside the tail")
+    temperature: float = Field(default=1.0, gt=0, description="distillation temperature T; gradients are multiplied by T^2")
+    epochs: float = Field(default=3.0, gt=0)
+    batch_size: int = Field(default=16, ge=1, description="examples in one optimiser step, over all processes")
+    micro_batch_tokens: int = Field(default=4096, ge=16, description="tokens in one forward pass; never changes the result")
+    packing: bool = True
+    learning_rate: float | None = Field(default=None, gt=0, description="default: 2e-4 with LoRA; full: by size, 1e-3 below 20M to 1e-5 above 3B")
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_share: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False
+    validations: int = Field(default=4, ge=1, description="how often the validation loss and score are taken, evenly over the run")
+    validation_rows: int = Field(default=100, ge=1, description="rows generated for the validation score")
+    patience: int = Field(default=3, ge=1, description="validations without a better loss before the run stops early")
+    checkpoint_every: int | None = Field(default=None, ge=1, description="steps; default: at each validation")
+    seed: int = 0
+
+    @field_validator("losses", mode="before")
+    @classmethod
+    def _load(cls, value: Any, info: ValidationInfo) -> Any:
+        return tuple(v if isinstance(v, Loss) else load_plugin("losses", v, _folder(info)) for v in value)
+
+
+class EvaluateSettings(Settings):
+    """The comparison on the test rows."""
+
+    baseline: bool = Field(default=True, description="score the untouched student too")
+    control: bool = Field(default=True, description="train and score a student on plain text alone, with the same budget")
+    latency_rows: int = Field(default=32, ge=2, description="rows answered one by one to measure latency")
+    bootstrap_samples: int = Field(default=2000, ge=100)
+    seed: int = 0
+
+
+def _folder(info: ValidationInfo) -> Path:
+    return Path((info.data or {}).get("folder") or Path.cwd())
+
+
+class Job(Settings):
+    """Everything that decides a run. Build it with keywords, `Job(name=..., task=..., ...)`, or `load_job(path)`."""
+
+    folder: Path = Field(default_factory=Path.cwd, exclude=True, description="where relative paths start")
+    name: str
+    description: str = ""
+    task: SerializeAsAny[Task]
+    data: DataSettings
+    teacher: SerializeAsAny[Teacher]
+    student: StudentSettings
+    generate: GenerateSettings = GenerateSettings()
+    validation: ValidateSettings = Field(default_factory=ValidateSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    evaluate: EvaluateSettings = EvaluateSettings()
+    exports: tuple[SerializeAsAny[Exporter], ...] = Field(default=("safetensors",), validate_default=True)
+    compute: SerializeAsAny[Compute] = Field(default="local", validate_default=True)
+    runs: str = Field(default="runs", description="the folder that holds the run folders")
+    journal: str | None = Field(default=None, description="the journal's file; default: journal.sqlite in the runs folder, shared by its jobs")
+
+    def __init__(self, **fields: Any) -> None:
+        refuse_secrets(fields)
+        try:
+            super().__init__(**fields)
+        except pydantic.ValidationError as error:
+            raise JobError(explain(error, type(self))) from None
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder_name(cls, value: str) -> str:
+        if not NAME.fullmatch(value):
+            raise ValueError(f"name {value!r} must be letters, digits, '.', '_' or '-' (it names the run folder)")
+        return value
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data_may_be_a_path(cls, value: Any) -> Any:
+        return {"train": value} if isinstance(value, str | list | tuple) else value
+
+    @field_validator("student", mode="before")
+    @classmethod
+    def _student_by_name(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, StudentSettings):
+            return value
+        fields = {"model": value} if isinstance(value, str) else dict(value)
+        if isinstance(fields.get("model"), str):
+            fields["model"] = student_settings(fields["model"], _folder(info))
+        return fields
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _teacher_by_name(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, Teacher):
+            return value
+        return load_plugin("teachers", teacher_settings(value, _folder(info)), _folder(info))
+
+    @field_validator("task", "compute", mode="before")
+    @classmethod
+    def _plugin(cls, value: Any, info: ValidationInfo) -> Any:
+        family = {"task": "tasks", "compute": "compute"}[str(info.field_name)]
+        return load_plugin(family, value, _folder(info)) if isinstance(value, str | Mapping) else value
+
+    @field_validator("exports", mode="before")
+    @classmethod
+    def _exporters(cls, value: Any, info: ValidationInfo) -> Any:
+        return tuple(v if isinstance(v, Exporter) else load_plugin("exporters", v, _folder(info)) for v in _listed(value))
+
+    @model_validator(mode="after")
+    def _losses_fit_the_teacher(self) -> Job:
+        losses = self.train.losses or self._default_losses()
+        for loss in losses:
+            if loss.needs > self.teacher.gives:
+                raise ValueError(
+                    f"train.losses: {loss.kind} needs {loss.needs.name.lower()} log-probabilities, and the teacher "
+                    f"{self.teacher.kind} gives {self.teacher.gives.name.lower()} only; use cross_entropy, or a local teacher"
+                )
+        if self.teacher.adapt is not None and self.teacher.local_model() is None:
+            raise ValueError(f"teacher.adapt trains weights on this machine; the teacher {self.teacher.kind} has none here")
+        if not self.train.losses:
+            object.__setattr__(self, "train", self.train.model_copy(update={"losses": losses}))
+        return self
+
+    def _default_losses(self) -> tuple[Loss, ...]:
+        if self.teacher.gives >= Signal.TOPK:
+            return (
+                load_plugin("losses", {"kind": "cross_entropy", "weight": 0.25}),
+                load_plugin("losses", {"kind": "forward_kl", "weight": 0.75}),
+            )
+        return (load_plugin("losses", "cross_entropy"),)
+
+    @property
+    def run_path(self) -> Path:
+        return self.path(self.runs) / self.name
+
+    @property
+    def journal_path(self) -> Path:
+        return self.path(self.journal) if self.journal else self.path(self.runs) / "journal.sqlite"
+
+    def teacher_for(self, folder: RunFolder) -> Teacher:
+        """The teacher that answers: with the run's adapted weights, once `teacher.adapt` has made them."""
+        if self.teacher.adapt is None or not folder.teacher.is_dir():
+            return self.teacher
+        return self.teacher.model_copy(update={"model": str(folder.teacher)})
+
+    def path(self, name: str) -> Path:
+        """A path of the job, from the job's own folder."""
+        return (self.folder / os.path.expanduser(name)).resolve()
+
+    def data_path(self, name: str) -> Path:
+        """A data file's path: from `data.folder`, which starts at the job's own folder."""
+        return (self.path(self.data.folder or ".") / os.path.expanduser(name)).resolve()
+
+    def resolved(self) -> dict[str, Any]:
+        """The job with every default filled in, ready for YAML; secrets are references only."""
+        return self.model_dump(mode="json")
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
+    """Reads a job file and applies `a.b=c` overrides; raises JobError with the sentence for the user."""
+    if not path.is_file():
+        raise JobError(f"job file {str(path)!r} does not exist; `potstill init` writes one")
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise JobError(f"job file {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(fields, dict):
+        raise JobError(f"job file {path} must hold keys such as name, task, data, teacher and student")
+    for override in overrides:
+        set_override(fields, override)
+    return Job(folder=path.resolve().parent, **fields)
+
+
+def set_override(fields: dict[str, Any], override: str) -> None:
+    """Applies one `a.b=c`; the value is read as YAML, so `1e-4`, `true` and `[a, b]` mean what they look like.
+
+    >>> job = {"train": {"epochs": 3}}
+    >>> set_override(job, "train.learning_rate=1e-4"); job
+    {'train': {'epochs': 3, 'learning_rate': 0.0001}}
+    """
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise JobError(f"--set takes key=value, such as train.learning_rate=1e-4 (got {override!r})")
+    value = yaml.safe_load(text)
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        value = float(value)  # YAML 1.1 reads 1e-4 as a string
+    here = fields
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        inner = here.get(parent)
+        if isinstance(inner, str):  # a short form: `teacher: starter-teacher`, `task: nli`
+            inner = {"kind" if parent == "task" else "train" if parent == "data" else "model": inner}
+        here[parent] = inner = dict(inner or {})
+        here = inner
+    here[last] = value
+
+
+def refuse_secrets(fields: Any, where: str = "") -> None:
+    """Raises JobError when a key stands in clear text anywhere in a job; the value is not repeated."""
+    if isinstance(fields, Mapping):
+        for key, value in fields.items():
+            refuse_secrets(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(fields, list | tuple):
+        for value in fields:
+            refuse_secrets(value, where)
+    elif isinstance(fields, str):
+        is_key = where.rpartition(".")[2].lower() in {"api_key", "token", "password", "secret"} and not fields.startswith("env:")
+        if is_key or SECRET.search(fields):
+            raise JobError(
+                f"{where}: a key must not stand in the job; put it into an environment variable and write env:NAME, "
+                f"such as env:OPENAI_API_KEY"
+            )
+
+
+def job_schema() -> dict[str, Any]:
+    """The job's JSON schema for editors; `task`, `teacher` and the lists of plug-ins also take a bare kind."""
+    return Job.model_json_schema(mode="validation")

@@ -1,0 +1,202 @@
+"""The run folder: where a run's files lie, who holds it, which stages are done, and what happened.
+
+    runs/<name>/  job.yaml state.json events.jsonl data/ answers/ signals/ checkpoints/ model/ evaluation/ exports/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelError, RunBusyError
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run, and its small state. Stages get this and the job, and nothing else."""
+
+    path: Path
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def answers(self) -> Path:
+        return self.path / "answers"
+
+    @property
+    def signals(self) -> Path:
+        return self.path / "signals"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The distilled student."""
+        return self.path / "model"
+
+    @property
+    def control(self) -> Path:
+        """The student trained on plain text alone."""
+        return self.path / "control"
+
+    @property
+    def teacher(self) -> Path:
+        """The teacher after `teacher.adapt`."""
+        return self.path / "teacher"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def exports(self) -> Path:
+        return self.path / "exports"
+
+    def state(self) -> Json:
+        return read_json(self.path / "state.json") if (self.path / "state.json").is_file() else {}
+
+    def update_state(self, **changes: Any) -> None:
+        write_json(self.path / "state.json", {**self.state(), **changes, "updated_at": now()})
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Appends one line to events.jsonl; a torn last line of a killed process is closed first."""
+        line = json.dumps({"at": now(), "event": event, **fields}, ensure_ascii=False)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "events.jsonl").open("ab+") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else "\n" + line
+            file.write(line.encode() + b"\n")
+
+    def stage_is_done(self, stage: str, fingerprint: str) -> bool:
+        """Whether the stage finished with the same inputs."""
+        record = self.state().get("stages", {}).get(stage)
+        return record is not None and record["fingerprint"] == fingerprint
+
+    def mark_stage(self, stage: str, fingerprint: str, seconds: float) -> None:
+        stages = {**self.state().get("stages", {}), stage: {"fingerprint": fingerprint, "seconds": seconds, "finished_at": now()}}
+        self.update_state(stages=stages)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this process; raises RunBusyError when another one has it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise RunBusyError(
+                    f"run folder {self.path} is in use by process {holder}; wait for it, stop it, or give this job another name"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes atomically: a reader sees the old file or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError):
+        raise ModelError(f"{path} is damaged; delete it and run again") from None
+
+
+def write_rows(path: Path, rows: Iterable[Json]) -> int:
+    """Writes JSON lines atomically, streaming; returns how many."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    count = 0
+    with part.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    return count
+
+
+def read_rows(path: Path) -> Iterator[Json]:
+    """Streams the JSON lines that `write_rows` or `event` wrote; a torn last line is left out."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return
+            yield json.loads(line)
+
+
+def count_rows(path: Path) -> int:
+    return sum(1 for _ in read_rows(path))
+
+
+def fingerprint(*parts: Any) -> str:
+    """A stable hash of JSON-able parts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's content, streamed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(path: Path) -> str:
+    """sha256 over the names and contents of a folder's files: the revision of a local model."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(f"{file.relative_to(path)}:{file_digest(file)}".encode())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """A fresh folder to write into that takes the place of `path` at the end, whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.replace(old)
+    part.replace(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def seconds_since(start: float) -> float:
+    return round(time.perf_counter() - start, 3)

@@ -1,0 +1,124 @@
+"""Load, adapt and save a causal language model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import peft
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from .errors import ModelError
+from .kernels.cells import Head
+from .runfolder import replaced_folder
+
+
+class LoraShape(NamedTuple):
+    """Low-rank adapters as peft takes them."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    target_modules: tuple[str, ...]
+
+
+def best_device() -> str:
+    """cuda, mps or cpu: the best that this machine has."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def load_model(
+    model: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> PreTrainedModel:
+    """A causal language model in eval mode; fp32 on the CPU and the checkpoint's own precision elsewhere, unless told."""
+    device = device or best_device()
+    wanted: Any = dtype or (torch.float32 if device == "cpu" else "auto")
+    try:
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            model, revision=revision, trust_remote_code=trust_remote_code, dtype=wanted, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"no model could be loaded from {model!r}: {reason}") from None
+    return loaded.to(device).eval()  # type: ignore[arg-type]
+
+
+def add_lora(model: PreTrainedModel, shape: LoraShape) -> PreTrainedModel:
+    """Puts low-rank adapters into the model's layers, in place; only they are trained."""
+    targets: Any = shape.target_modules[0] if shape.target_modules == ("all-linear",) else list(shape.target_modules)
+    config = peft.LoraConfig(
+        r=shape.rank, lora_alpha=shape.alpha, lora_dropout=shape.dropout, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    try:
+        wrapped: PreTrainedModel = peft.get_peft_model(model, config)
+    except ValueError as error:
+        raise ModelError(f"LoRA does not fit this model: {str(error).splitlines()[0]}") from None
+    return wrapped
+
+
+def causal_model(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside, without peft's wrapper."""
+    inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    assert isinstance(inner, PreTrainedModel)
+    return inner
+
+
+def head_of(model: nn.Module, num_words: int) -> Head:
+    """The projection onto the vocabulary. `num_words` of its rows are real; padded ones get no probability."""
+    inner = causal_model(model)
+    layer = inner.get_output_embeddings()
+    config = inner.config.get_text_config()
+    softcap = getattr(config, "final_logit_softcapping", None)
+    scale = getattr(config, "logit_scale", None)
+    if scale is None and getattr(config, "logits_scaling", None):
+        scale = 1.0 / config.logits_scaling
+    bias = getattr(layer, "bias", None)
+    return Head(layer.weight, bias, float(scale or 1.0), softcap, min(num_words, layer.weight.shape[0]))
+
+
+def hidden_states(model: nn.Module, input_ids_BT: torch.Tensor, position_ids_BT: torch.Tensor) -> torch.Tensor:
+    """Last hidden states [B, T, H], after the final norm; positions that restart at 0 separate packed examples."""
+    inner = causal_model(model)
+    out = inner.base_model(input_ids=input_ids_BT, position_ids=position_ids_BT, use_cache=False)
+    hidden: torch.Tensor = out.last_hidden_state
+    return hidden
+
+
+def count_parameters(model: nn.Module) -> int:
+    """All parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes merged safetensors and the tokenizer; the folder appears whole or not at all."""
+    if isinstance(model, peft.PeftModel):
+        model = model.merge_and_unload()
+    with replaced_folder(folder) as part:
+        causal_model(model).save_pretrained(part)
+        tokenizer.save_pretrained(part)
+
+
+def copy_model(source: Path, target: Path) -> None:
+    with replaced_folder(target) as part:
+        shutil.copytree(source, part, dirs_exist_ok=True)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ModelError(f"{path} cannot be read; is {str(folder)!r} a model folder?") from None
+    return config

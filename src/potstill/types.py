@@ -1,0 +1,134 @@
+"""The words that every floor shares: messages, examples, requests, replies and scores."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+SPLITS = ("train", "validation", "test")
+STAGES = ("prepare", "adapt", "generate", "validate", "capture", "train", "evaluate", "export", "report")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: Role
+    content: str
+
+    def as_dict(self) -> dict[str, str]:
+        return {"role": self.role, "content": self.content}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of the user's data: a prompt, and the gold answer where there is one.
+
+    `messages` is the prompt alone and ends with a user turn; `source` is "file:line".
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    gold: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "messages": [message.as_dict() for message in self.messages],
+            "gold": self.gold,
+            "meta": dict(self.meta),
+            "source": self.source,
+        }
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Example:
+        messages = tuple(Message(m["role"], m["content"]) for m in row["messages"])
+        return cls(row["id"], messages, row.get("gold"), row.get("meta") or {}, row.get("source", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One training example: a prompt and the text that the student learns, with where that text came from."""
+
+    example: Example
+    target: str
+    target_source: Literal["gold", "teacher"]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self.example.as_dict(), "target": self.target, "target_source": self.target_source}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Lesson:
+        return cls(Example.from_dict(row), row["target"], row["target_source"])
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a teacher is asked. Temperature 0 is greedy."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to a teacher; its journal key covers every field here and the teacher's identity."""
+
+    example_id: str
+    messages: tuple[Message, ...]
+    sampling: Sampling = Sampling()
+    sample_index: int = 0
+
+    def content(self) -> dict[str, Any]:
+        """Everything that decides the answer; the example's id does not."""
+        return {
+            "messages": [message.as_dict() for message in self.messages],
+            "sampling": asdict(self.sampling),
+            "sample_index": self.sample_index,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back for one request. `error` is set, and `text` is empty, when no usable answer came."""
+
+    text: str
+    finish_reason: str = "stop"
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: float | None = None
+    latency_s: float | None = None
+    attempts: int = 1
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Signal(enum.IntEnum):
+    """What a teacher gives and a loss needs, from least to most: Text < TopK < Full < Hidden."""
+
+    TEXT = 0
+    TOPK = 1
+    FULL = 2
+    HIDDEN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A number with its 95% interval and sample size; `low` and `high` are None when it has none, with `why`."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    why: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
