@@ -122,9 +122,9 @@ class Signal(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A number with its 95% interval and sample size; `low` and `high` are None when it has none, with `why`."""
+    """A number with its 95% interval and sample size; what is None could not be known, and `why` says why."""
 
-    value: float
+    value: float | None
     low: float | None
     high: float | None
     n: int
