@@ -49,8 +49,8 @@ class Plan(NamedTuple):
 class Batch(NamedTuple):
     """Token ids and the weight of predicting each of them, right-padded; B rows, T tokens."""
 
-    tokens_BT: torch.Tensor
-    weights_BT: torch.Tensor
+    tokens_BT: torch.Tensor  # noqa: N815
+    weights_BT: torch.Tensor  # noqa: N815
 
 
 def train_tokenizer(path: Path) -> None:
@@ -88,7 +88,9 @@ def _texts() -> Iterator[str]:
             yield from (message["content"] for message in row["messages"])
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], prompt_weight: float) -> tuple[list[int], list[float]]:
+def encode(
+    tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], prompt_weight: float
+) -> tuple[list[int], list[float]]:
     """Token ids of a row and their weights: 1 in the assistant's turns, `prompt_weight` elsewhere."""
     ids: list[int] = []
     weights: list[float] = []
@@ -139,6 +141,19 @@ def build(name: str, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return model
 
 
+def optimizers_for(model: LlamaForCausalLM, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for embeddings and norms.
+
+    On this corpus Muon reached AdamW's loss of 350 steps in 220 (student shape, AdamW 2e-3, Muon 5e-3), for 15% more
+    time a step.
+    """
+    inner = [value for name, value in model.named_parameters() if value.ndim == 2 and "embed" not in name]
+    outer = [value for name, value in model.named_parameters() if value.ndim != 2 or "embed" in name]
+    muon = torch.optim.Muon(inner, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(outer, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    return [muon, adamw]
+
+
 def rate_at(step: int, plan: Plan) -> float:
     """Warm-up over 100 steps, constant, then down to zero over the last fifth."""
     warm = min(1.0, (step + 1) / 100)
@@ -161,39 +176,47 @@ def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
 
 def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, plan: Plan) -> list[dict[str, Any]]:
     """Train to the plan's last step and return the log; continues from the saved state where there is one."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
+    optimizers = optimizers_for(model, plan.learning_rate)
     saved = plan.work_dir / f"{plan.name}.pt"
     state: dict[str, Any] = {"step": 0, "pool": 0, "tokens": 0, "seconds": 0.0, "log": []}
     if saved.exists():
         loaded = torch.load(saved, weights_only=True)
         model.load_state_dict(loaded.pop("model"))
-        optimizer.load_state_dict(loaded.pop("optimizer"))
+        for optimizer, past in zip(optimizers, loaded.pop("optimizers"), strict=True):
+            optimizer.load_state_dict(past)
         state = loaded
     began, running = time.monotonic() - state["seconds"], 0.0
     stream = batches(tokenizer, plan.batch_tokens, state["pool"])
     for step in range(state["step"], plan.num_steps):
         state["pool"], batch = next(stream)
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, plan)
         loss = loss_of(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(step, plan)
+            optimizer.step()
+            optimizer.zero_grad()
         running = loss.item() if step == state["step"] else 0.98 * running + 0.02 * loss.item()
         state["tokens"] += int((batch.weights_BT > 0).sum())
-        if (step + 1) % 100 == 0 or step + 1 == plan.num_steps:
+        if (step + 1) % 50 == 0 or step + 1 == plan.num_steps:
             state["seconds"] = time.monotonic() - began
-            entry = {"step": step + 1, "tokens": state["tokens"], "seconds": round(state["seconds"]), "loss": round(running, 4)}
+            entry = {
+                "step": step + 1,
+                "tokens": state["tokens"],
+                "seconds": round(state["seconds"]),
+                "loss": round(running, 4),
+            }
             if (step + 1) % 300 == 0:
-                entry["validation"] = {task: score["right"] for task, score in scores(model, tokenizer, "validation", 40).items()}
+                entry["validation"] = {
+                    task: score["right"] for task, score in scores(model, tokenizer, "validation", 40).items()
+                }
             state["log"].append(entry)
             print(json.dumps({"model": plan.name, **entry}), flush=True)
             if step + 1 <= 0.8 * plan.num_steps:
                 kept = {**state, "step": step + 1, "pool": state["pool"] + 1}
-                torch.save({**kept, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, saved)
+                past = [optimizer.state_dict() for optimizer in optimizers]
+                torch.save({**kept, "model": model.state_dict(), "optimizers": past}, saved)
     return list(state["log"])
 
 
@@ -209,7 +232,10 @@ def scores(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, split: s
             part = drawn[start : start + 50]
             inputs = tokenizer.apply_chat_template(
                 [row["messages"][:-1] for row in part],
-                add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True,
+                add_generation_prompt=True,
+                padding=True,
+                return_tensors="pt",
+                return_dict=True,
             ).to(model.device)
             inputs.pop("token_type_ids", None)
             output = model.generate(**inputs, max_new_tokens=64)
@@ -226,7 +252,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the starter pack.")
     parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument("--only", choices=("tokenizer", "teacher", "student"))
-    parser.add_argument("--teacher-steps", type=int, default=4000)
+    parser.add_argument("--teacher-steps", type=int, default=2500)
     parser.add_argument("--student-steps", type=int, default=1200)
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--test-rows", type=int, default=300)
@@ -239,8 +265,8 @@ def main() -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plans = {
-        "teacher": Plan(TEACHER, options.teacher_steps, options.learning_rate or 1e-3, 2048, options.work_dir),
-        "student": Plan(STUDENT, options.student_steps, options.learning_rate or 2e-3, 2048, options.work_dir),
+        "teacher": Plan(TEACHER, options.teacher_steps, options.learning_rate or 3e-3, 4096, options.work_dir),
+        "student": Plan(STUDENT, options.student_steps, options.learning_rate or 5e-3, 2048, options.work_dir),
     }
     for role, plan in plans.items():
         if options.only not in (None, role):

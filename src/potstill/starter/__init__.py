@@ -7,7 +7,7 @@ from pathlib import Path
 
 from potstill.starter.corpus import TASKS, rows
 
-__all__ = ["TASKS", "TEACHER", "STUDENT", "model_path", "models_dir", "rows"]
+__all__ = ["STUDENT", "TASKS", "TEACHER", "model_path", "models_dir", "rows"]
 
 TEACHER = "starter-teacher"
 STUDENT = "starter-student"

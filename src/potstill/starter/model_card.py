@@ -41,8 +41,8 @@ minutes, and its scores say nothing about larger models or real data.
 
 _PURPOSES = {
     "starter-teacher": "The teacher of Potstill's starter pack: five small tasks, done well.",
-    "starter-student": "The student base of Potstill's starter pack: trained briefly on the teacher's five tasks, so that it can\n"
-    "copy and look up but does no task well until it is distilled.",
+    "starter-student": "The student base of Potstill's starter pack: trained briefly on the teacher's five tasks, so\n"
+    "that it can copy and look up but does no task well until it is distilled.",
 }
 
 

@@ -14,7 +14,7 @@ def is_right(task: str, reply: str, row: dict[str, Any]) -> bool:
     meta = row["meta"]
     text = reply.strip()
     if task == "nli":
-        return text.lower().rstrip(".") == meta["label"]
+        return bool(text.lower().rstrip(".") == meta["label"])
     if task == "qa":
         return text.lower().rstrip(".") in {answer.lower() for answer in meta["answers"]}
     if task == "math":

@@ -1,6 +1,6 @@
 """The starter corpus: five tasks as generators of chat rows, and a general pretraining stream.
 
-    rows("nli", "train", 100)    one hundred rows; the same arguments give the same rows
+rows("nli", "train", 100)    one hundred rows; the same arguments give the same rows
 """
 
 from collections.abc import Iterator

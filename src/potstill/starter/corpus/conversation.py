@@ -11,13 +11,14 @@ from random import Random
 from typing import Any, NamedTuple
 
 from potstill.starter.corpus.drawing import Draft, draw_rows, informal, turns
-from potstill.starter.corpus.words import BRANDS
+from potstill.starter.corpus.words import BRANDS, listed
 
-PRODUCTS = (
+PRODUCTS = listed(
     "router|laptop|printer|camera|tablet|speaker|television|headset|phone|monitor|keyboard|scanner|projector|"
     "smart watch|doorbell|thermostat|vacuum robot|coffee machine|washing machine|dishwasher|game console|e-reader|"
-    "bank card reader|alarm system"
-).split("|")
+    "bank card reader|alarm system",
+    "|",
+)
 
 # A problem's name in the facts, and what customers write about it.
 PROBLEMS: dict[str, tuple[str, ...]] = {
@@ -26,7 +27,11 @@ PROBLEMS: dict[str, tuple[str, ...]] = {
     "slow connection": ("the connection is very slow", "everything loads so slow", "why is my connection slow"),
     "will not start": ("it will not start", "it does not start since this morning", "i cannot get it to start"),
     "black screen": ("the screen stays black", "i only see a black screen", "the screen went black today"),
-    "battery drains": ("the battery drains too fast", "the battery is empty after an hour", "my battery drains quickly"),
+    "battery drains": (
+        "the battery drains too fast",
+        "the battery is empty after an hour",
+        "my battery drains quickly",
+    ),
     "overheating": ("it gets really hot", "it is overheating", "it becomes hot after ten minutes"),
     "lost password": ("i lost my password", "i forgot the password", "my password does not work anymore"),
     "update fails": ("the update fails", "the update stops halfway", "i cannot install the update"),
@@ -49,16 +54,18 @@ QUESTIONS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "spare part": (("which spare part do i need", "what is the spare part number"), "The spare part is", "part"),
 }
 
-_KEYS = (
+_KEYS = listed(
     "power button|reset button|menu key|mode switch|left key|volume key|green button|side lever|top dial|pairing key|"
-    "start button|back button"
-).split("|")
-_PIECES = (
+    "start button|back button",
+    "|",
+)
+_PIECES = listed(
     "main cable|blue cable|power plug|rear panel|filter|battery|memory card|front cover|network cable|adapter|top lid|"
-    "fuse|antenna|inner belt"
-).split("|")
-_MENUS = "Settings|Tools|Network|Account|Security|Display|Service|Privacy|Sound|System|Devices|Backup".split("|")
-_CHOICES = "Reset|Repair|Clean|Scan|Refresh|Restore|Renew|Calibrate|Unlock|Verify|Search|Restart".split("|")
+    "fuse|antenna|inner belt",
+    "|",
+)
+_MENUS = listed("Settings|Tools|Network|Account|Security|Display|Service|Privacy|Sound|System|Devices|Backup", "|")
+_CHOICES = listed("Reset|Repair|Clean|Scan|Refresh|Restore|Renew|Calibrate|Unlock|Verify|Search|Restart", "|")
 
 
 class Step(NamedTuple):
@@ -91,12 +98,16 @@ def _step(random: Random) -> Step:
     )
 
 
-def _two_steps(random: Random) -> tuple[Step, Step]:
-    """Two steps of which neither states the other's values."""
-    while True:
-        first, second = _step(random), _step(random)
-        if not set(first.values) & set(second.values):
-            return first, second
+def _distinct_steps(random: Random, number: int) -> list[Step]:
+    """Steps of which none states a value of another, so that a wrong step never counts as right."""
+    steps: list[Step] = []
+    used: set[str] = set()
+    while len(steps) < number:
+        step = _step(random)
+        if not used & set(step.values):
+            steps.append(step)
+            used |= set(step.values)
+    return steps
 
 
 def _value(random: Random, kind: str) -> str:
@@ -123,7 +134,8 @@ class _Case(NamedTuple):
 def _case(random: Random) -> _Case:
     product, brand = random.choice(PRODUCTS), random.choice(BRANDS)
     problems = random.sample(list(PROBLEMS), 2)
-    steps = {problem: _two_steps(random) for problem in problems}
+    drawn = _distinct_steps(random, 4)
+    steps = {problems[0]: (drawn[0], drawn[1]), problems[1]: (drawn[2], drawn[3])}
     question = random.choice(list(QUESTIONS))
     value = _value(random, QUESTIONS[question][2])
     hotline = f"0800 {random.randint(1000, 9999)}"
@@ -147,7 +159,13 @@ _STILL = (
     "ok i did this twice and no luck",
     "That does not work, what else?",
 )
-_OPENINGS = ("Hi, {line}.", "{line}", "Hello, {line}, what should I do?", "my {product}: {line}", "Please help, {line}.")
+_OPENINGS = (
+    "Hi, {line}.",
+    "{line}",
+    "Hello, {line}, what should I do?",
+    "my {product}: {line}",
+    "Please help, {line}.",
+)
 _THANKS = ("Thanks, that helped. And {line}?", "great, works now. {line}?", "Perfect! One more question: {line}?")
 _KNOWN = (
     "{line}. I already tried to {step}.",
@@ -234,7 +252,12 @@ def draw(random: Random) -> Draft:
     flow = random.choice(_FLOWS)
     asked = case.question if flow is _question else case.problems[0]
     messages = turns(*flow(random, case), system=case.system)
-    meta = {"required_values": _required(flow, case), "flow": flow.__name__.strip("_")}
+    meta = {
+        "required_values": _required(flow, case),
+        "flow": flow.__name__.strip("_"),
+        "product": case.product,
+        "asked": asked,
+    }
     return Draft((case.product, asked), messages, meta)
 
 

@@ -9,7 +9,18 @@ from random import Random
 from typing import Any
 
 from potstill.starter.corpus.drawing import Draft, capitalised, draw_rows, informal, turns
-from potstill.starter.corpus.words import ANIMALS, CITIES, COLOURS, COUNTABLES, DAYS, FOODS, GOODS, JOBS, NAMES, SYLLABLES
+from potstill.starter.corpus.words import (
+    ANIMALS,
+    CITIES,
+    COLOURS,
+    COUNTABLES,
+    DAYS,
+    FOODS,
+    GOODS,
+    JOBS,
+    NAMES,
+    SYLLABLES,
+)
 
 # An intent's verb, and how customers say it.
 ACTIONS: dict[str, tuple[str, ...]] = {
@@ -135,7 +146,9 @@ def _choice(random: Random) -> Draft:
 def _polite(random: Random) -> Draft:
     action, thing = random.choice(list(ACTIONS)), random.choice(list(OBJECTS))
     wish = random.choice(ACTIONS[action]).format(it=random.choice(OBJECTS[thing]))
-    return Draft((action, thing), turns(f"Say it politely: {wish}", f"Could you please help me to {wish}?"), {"kind": "polite"})
+    return Draft(
+        (action, thing), turns(f"Say it politely: {wish}", f"Could you please help me to {wish}?"), {"kind": "polite"}
+    )
 
 
 _KINDS = (_lookup, _lookup, _first_and_then, _first_and_then, _copy, _intent, _choice, _polite)

@@ -140,7 +140,11 @@ KINDS: tuple[Callable[[Random], Note], ...] = (
     _card,
 )
 
-INSTRUCTIONS = ("Summarize the text in one sentence.", "Write a one-sentence summary.", "Summarize this in one sentence.")
+INSTRUCTIONS = (
+    "Summarize the text in one sentence.",
+    "Write a one-sentence summary.",
+    "Summarize this in one sentence.",
+)
 
 
 def draw(random: Random) -> Draft:
