@@ -165,11 +165,17 @@ class Scored:
 
 
 class Metric(Plugin):
-    """A number about a system's answers. `value` takes any subset of rows: the bootstrap resamples them."""
+    """A number about a system's answers. A mean over rows gives `per_row` alone; any other metric gives `value` alone."""
 
-    @abstractmethod
+    def per_row(self, row: Scored, task: Task) -> float | None:
+        """One row's value where the metric is the mean of such values; None where it is not, or the row has none."""
+        del row, task  # the default knows no row
+        return None
+
     def value(self, rows: Sequence[Scored], task: Task) -> float | None:
-        """The metric over these rows; None where it does not apply (BLEU of one-word labels)."""
+        """The metric over these rows, any subset of them; None where it does not apply (BLEU of one-word labels)."""
+        known = [value for row in rows if (value := self.per_row(row, task)) is not None]
+        return sum(known) / len(known) if known else None
 
 
 class Exporter(Plugin):
