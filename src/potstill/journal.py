@@ -1,0 +1,234 @@
+"""The journal: every paid answer, durable before it is used, found again by everything that was sent.
+
+    with Journal(job.journal_path) as journal:
+        known = journal.get([key(identity, request)])
+        journal.put(identity, [Entry(request, reply)])     # on the disk when this returns
+
+One SQLite file that jobs and processes share. The key is a hash of the teacher's identity (endpoint, model, revision) and
+of the whole request (messages with the system prompt, every sampling parameter, sample index): a changed word is a new key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from .errors import JobFailedError, PotstillError
+from .types import Reply, Request
+
+KEY_VERSION = 1
+BUSY_TIMEOUT_MS = 60_000
+KEYS_IN_ONE_QUERY = 500
+SECRET_NAMES = frozenset({"api_key", "apikey", "authorization", "token", "password", "secret"})
+
+# Appended, never edited: number n brings a file of version n to version n + 1.
+MIGRATIONS = (
+    """
+    CREATE TABLE identities (digest TEXT PRIMARY KEY, identity TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE answers (
+        key TEXT PRIMARY KEY, identity TEXT NOT NULL, request TEXT NOT NULL, reply TEXT NOT NULL,
+        prompt_tokens INTEGER, completion_tokens INTEGER, cost_usd REAL, answered_at TEXT NOT NULL
+    );
+    CREATE TABLE failures (
+        id INTEGER PRIMARY KEY, key TEXT NOT NULL, identity TEXT NOT NULL, reason TEXT NOT NULL, attempts INTEGER NOT NULL,
+        prompt_tokens INTEGER, completion_tokens INTEGER, cost_usd REAL, failed_at TEXT NOT NULL
+    );
+    """,
+)
+SPEND = (
+    "COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), SUM(cost_usd), COUNT(*) - COUNT(cost_usd)"
+)
+
+
+class Entry(NamedTuple):
+    """One request and what came back for it."""
+
+    request: Request
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """What a journal's requests cost; `unpriced` counts those whose price is unknown, which is never zero."""
+
+    answers: int
+    failures: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float
+    unpriced: int
+
+
+def key(identity: Mapping[str, Any], request: Request) -> str:
+    """sha256 over canonical JSON of everything that was sent; the example's id and secrets are no part of it.
+
+    >>> from potstill.types import Message
+    >>> plain = Request("row 1", (Message("user", "Hi"),))
+    >>> key({"model": "m"}, plain) == key({"model": "m"}, Request("row 2", (Message("user", "Hi"),)))
+    True
+    >>> key({"model": "m"}, plain) == key({"model": "m"}, Request("row 1", (Message("system", "Be kind."), *plain.messages)))
+    False
+    """
+    content = {"version": KEY_VERSION, "identity": _without_secrets(identity), "request": request.content()}
+    return hashlib.sha256(_canonical(content).encode()).hexdigest()
+
+
+class Journal:
+    """The open journal. One object may be used by several threads; several processes open the same file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        with self._told():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_MS / 1000
+            )
+            try:
+                self._prepare()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def get(self, keys: Collection[str]) -> dict[str, Reply]:
+        """The recorded answers of those keys that have one."""
+        wanted = list(keys)
+        found: dict[str, Reply] = {}
+        with self._lock, self._told():
+            for start in range(0, len(wanted), KEYS_IN_ONE_QUERY):
+                part = wanted[start : start + KEYS_IN_ONE_QUERY]
+                marks = ",".join("?" * len(part))
+                rows = self._connection.execute(f"SELECT key, reply FROM answers WHERE key IN ({marks})", part)
+                found.update((row[0], Reply(**json.loads(row[1]))) for row in rows)
+        return found
+
+    def put(self, identity: Mapping[str, Any], entries: Sequence[Entry]) -> None:
+        """Records replies in one synced commit before it returns: a good one as the answer, one with `error` as a failure.
+
+        The first answer to a key stays: an answer never changes under a job that has used it.
+        """
+        if not entries:
+            return
+        named = _canonical(_without_secrets(identity))
+        digest = hashlib.sha256(named.encode()).hexdigest()
+        with self._lock, self._told(), self._transaction():
+            self._connection.execute("INSERT OR IGNORE INTO identities VALUES (?, ?)", (digest, named))
+            for request, reply in entries:
+                self._insert(key(identity, request), digest, request, reply)
+
+    def spend(self) -> Spend:
+        """What all answers and failures in this file cost, whoever asked for them."""
+        with self._lock, self._told():
+            good = self._connection.execute(f"SELECT {SPEND} FROM answers").fetchone()
+            bad = self._connection.execute(f"SELECT {SPEND} FROM failures").fetchone()
+        cost = (good[3] or 0.0) + (bad[3] or 0.0)
+        return Spend(good[0], bad[0], good[1] + bad[1], good[2] + bad[2], cost, good[4] + bad[4])
+
+    def _insert(self, name: str, identity: str, request: Request, reply: Reply) -> None:
+        spent = (reply.prompt_tokens, reply.completion_tokens, reply.cost_usd, datetime.now(UTC).isoformat())
+        if reply.error is not None:
+            self._connection.execute(
+                "INSERT INTO failures (key, identity, reason, attempts, prompt_tokens, completion_tokens, cost_usd, failed_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (name, identity, reply.error, reply.attempts, *spent),
+            )
+            return
+        self._connection.execute(
+            "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (name, identity, _canonical(request.content()), _canonical(reply.as_dict()), *spent),
+        )
+
+    def _prepare(self) -> None:
+        self._connection.execute("PRAGMA synchronous=FULL")
+        self._enter_wal()
+        with self._transaction():
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > len(MIGRATIONS):
+                raise PotstillError(f"journal {self.path} was written by a newer potstill (version {version}); upgrade potstill")
+            for migration in MIGRATIONS[version:]:
+                for statement in filter(str.strip, migration.split(";")):
+                    self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+
+    def _enter_wal(self) -> None:
+        """SQLite does not wait for others when it changes the journal mode, so this does."""
+        deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turns what SQLite and the disk report into one sentence."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise _explained(self.path, error) from None
+        except OSError as error:
+            raise PotstillError(
+                f"journal {self.path} cannot be opened: {error.strerror}; name another file with 'journal'"
+            ) from None
+
+
+def _explained(path: Path, error: sqlite3.DatabaseError) -> PotstillError:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+        return JobFailedError(
+            f"journal {path} could not be written: the disk is full or failing ({error}); answers recorded so far are safe; "
+            "free some space and run again"
+        )
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return PotstillError(
+            f"journal {path} cannot be written ({error}); make its folder writable or name another file with 'journal'"
+        )
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return PotstillError(f"journal {path} stayed locked by another process for {BUSY_TIMEOUT_MS // 1000} s; run again")
+    return PotstillError(
+        f"journal {path} is damaged or not a journal ({error}); restore a backup, or move it away to pay for the answers again"
+    )
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _without_secrets(identity: Mapping[str, Any]) -> Mapping[str, Any]:
+    named = SECRET_NAMES.intersection(str(name).lower() for name in identity)
+    if named:
+        raise PotstillError(f"a teacher's identity must not hold {', '.join(sorted(named))}: the journal keeps no secrets")
+    return identity

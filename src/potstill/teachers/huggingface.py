@@ -1,0 +1,119 @@
+"""A teacher whose weights are on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from functools import cache
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from pydantic import Field
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..contracts import Price, Teacher
+from ..errors import ModelError
+from ..generation import BATCH_TOKENS, Generated, generate
+from ..rendering import load_tokenizer, prompt_ids
+from ..runfolder import fingerprint, folder_digest
+from ..student import load_model
+from ..types import Reply, Request, Signal
+
+SORTED_TOGETHER = 2048
+"""Requests that are held and sorted by length together: enough for full batches, few enough for any memory."""
+
+
+class HuggingFace(Teacher):
+    """Any causal language model in a local folder or on the hub; gives every token's probabilities."""
+
+    gives: ClassVar[Signal] = Signal.FULL
+    model: str = Field(description="folder, or hub id")
+    revision: str | None = Field(default=None, description="the hub's branch, tag or commit")
+    trust_remote_code: bool = Field(default=False, description="run code that comes with the checkpoint")
+    batch_tokens: int = Field(default=BATCH_TOKENS, ge=1, description="tokens in one batch of generation; memory bounds it")
+
+    def identity(self) -> Mapping[str, Any]:
+        folder = Path(self.model)
+        revision = _digest(folder, _stamp(folder)) if folder.is_dir() else (self.revision or "main")
+        model = None if folder.is_dir() else self.model
+        return {"kind": "huggingface", "model": model, "revision": revision}
+
+    async def answers(self, requests: Iterable[Request]) -> AsyncIterator[tuple[Request, Reply]]:
+        stream = iter(requests)
+        loaded: _Loaded | None = None
+        try:
+            while window := list(islice(stream, SORTED_TOGETHER)):
+                loaded = loaded or self._load()
+                for request, row in self._answer(loaded, window):
+                    yield request, self._reply(row)
+                    if row.last_of_batch:
+                        await asyncio.sleep(0)  # where the journal takes the batch, and Ctrl-C gets its turn
+        finally:
+            del loaded
+            _free()
+
+    def local_model(self) -> str | None:
+        return self.model
+
+    def price(self) -> Price:
+        return Price(0.0, 0.0)
+
+    def problems(self) -> list[str]:
+        try:
+            load_tokenizer(self.model, revision=self.revision, trust_remote_code=self.trust_remote_code)
+        except ModelError as error:
+            return [f"teacher: {error}"]
+        return []
+
+    def _load(self) -> _Loaded:
+        own = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        return _Loaded(load_model(self.model, **own), load_tokenizer(self.model, **own))  # type: ignore[arg-type]
+
+    def _answer(self, loaded: _Loaded, window: list[Request]) -> Iterator[tuple[Request, Generated]]:
+        def asked_alike(request: Request) -> tuple[Any, ...]:
+            sampling = request.sampling
+            return sampling.max_tokens, sampling.temperature, sampling.top_p, request.sample_index
+
+        for _, group in groupby(sorted(window, key=asked_alike), key=asked_alike):
+            alike = list(group)
+            prompts = [prompt_ids(loaded.tokenizer, request.messages) for request in alike]
+            seed = int(fingerprint(alike[0].content())[:8], 16)
+            rows = generate(loaded.model, loaded.tokenizer, prompts, alike[0].sampling, batch_tokens=self.batch_tokens, seed=seed)
+            for row in rows:
+                yield alike[row.index], row
+
+    def _reply(self, row: Generated) -> Reply:
+        return Reply(
+            text=row.text,
+            finish_reason=row.finish_reason,
+            prompt_tokens=row.prompt_tokens,
+            completion_tokens=row.completion_tokens,
+            cost_usd=self.price().cost(row.prompt_tokens, row.completion_tokens),
+            latency_s=round(row.seconds, 4),
+        )
+
+
+class _Loaded(NamedTuple):
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of a folder's files: while these stay, its digest does."""
+    stats = [(str(path), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+@cache
+def _digest(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
+    assert stamp, folder
+    return folder_digest(folder)
