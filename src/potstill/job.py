@@ -15,12 +15,13 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from .catalog import student_settings, teacher_settings
 from .contracts import Check, Compute, Exporter, Loss, Task, Teacher
 from .errors import JobError
 from .plugins import explain, load_plugin
+from .recipe import Settings, StudentSettings, TrainSettings, job_folder, listed
 from .runfolder import RunFolder
 from .types import Signal
 
@@ -28,17 +29,7 @@ SECRET = re.compile(r"\b(sk-[A-Za-z0-9_-]{8,}|hf_[A-Za-z0-9]{16,}|AKIA[0-9A-Z]{1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-Paths = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-
-
-class Settings(BaseModel):
-    """A part of the job: frozen, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+Paths = Annotated[tuple[str, ...], BeforeValidator(listed)]
 
 
 class Columns(Settings):
@@ -61,38 +52,26 @@ class DataSettings(Settings):
     columns: Columns | None = None
     validation_share: float = Field(default=0.1, gt=0, lt=0.5, description="share of train, where no validation file is named")
     test_share: float = Field(default=0.1, gt=0, lt=0.5, description="share of train, where no test file is named")
-    max_gold_rows: int | None = Field(default=None, ge=0, description="how many train rows keep their gold; the rest become prompts only")
+    max_gold_rows: int | None = Field(
+        default=None, ge=0, description="how many train rows keep their gold; the rest become prompts only"
+    )
     max_train_rows: int | None = Field(default=None, ge=1)
     max_validation_rows: int | None = Field(default=1000, ge=1)
     max_test_rows: int | None = Field(default=None, ge=1)
-    min_valid_share: float = Field(default=0.7, ge=0, le=1, description="the job stops when fewer rows than this share are usable")
-
-
-class LoraSettings(Settings):
-    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685)."""
-
-    rank: int = Field(default=64, ge=1)
-    alpha: int = Field(default=128, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ("all-linear",)
-
-
-class StudentSettings(Settings):
-    """The small model: a folder, a hub id, or a name of the catalog."""
-
-    model: str
-    revision: str | None = None
-    adaptation: Literal["full", "lora"] = "full"
-    lora: LoraSettings = LoraSettings()
-    trust_remote_code: bool = Field(default=False, description="run code that comes with a checkpoint")
-    max_length: int | None = Field(default=None, ge=16, description="longest row in tokens; default: the student's context, at most 2,048")
+    min_valid_share: float = Field(
+        default=0.7, ge=0, le=1, description="the job stops when fewer rows than this share are usable"
+    )
 
 
 class GenerateSettings(Settings):
     """Asking the teacher."""
 
-    when_gold: Literal["keep", "teacher"] = Field(default="keep", description="keep: rows with gold teach their gold; teacher: ask the teacher for every row")
-    min_kept_share: float = Field(default=0.7, ge=0, le=1, description="the job stops when fewer answers than this share are usable")
+    when_gold: Literal["keep", "teacher"] = Field(
+        default="keep", description="keep: rows with gold teach their gold; teacher: ask the teacher for every row"
+    )
+    min_kept_share: float = Field(
+        default=0.7, ge=0, le=1, description="the job stops when fewer answers than this share are usable"
+    )
 
 
 class ValidateSettings(Settings):
@@ -103,37 +82,7 @@ class ValidateSettings(Settings):
     @field_validator("checks", mode="before")
     @classmethod
     def _load(cls, value: Any, info: ValidationInfo) -> Any:
-        return tuple(v if isinstance(v, Check) else load_plugin("checks", v, _folder(info)) for v in value)
-
-
-class TrainSettings(Settings):
-    """The training of the student; the control gets the same with cross entropy alone."""
-
-    losses: tuple[SerializeAsAny[Loss], ...] = Field(default=(), description="default: what the teacher's signals allow")
-    signals: Literal["captured", "live"] = Field(default="captured", description="captured: the teacher scores once and leaves the memory")
-    top_k: int = Field(default=64, ge=1, description="teacher log-probabilities kept for a token, beside the tail")
-    temperature: float = Field(default=1.0, gt=0, description="distillation temperature T; gradients are multiplied by T^2")
-    epochs: float = Field(default=3.0, gt=0)
-    batch_size: int = Field(default=16, ge=1, description="examples in one optimiser step, over all processes")
-    micro_batch_tokens: int = Field(default=4096, ge=16, description="tokens in one forward pass; never changes the result")
-    packing: bool = True
-    learning_rate: float | None = Field(default=None, gt=0, description="default: 2e-4 with LoRA; full: by size, 1e-3 below 20M to 1e-5 above 3B")
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_share: float = Field(default=0.05, ge=0, lt=1)
-    weight_decay: float = Field(default=0.01, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    gradient_checkpointing: bool = False
-    validations: int = Field(default=4, ge=1, description="how often the validation loss and score are taken, evenly over the run")
-    validation_rows: int = Field(default=100, ge=1, description="rows generated for the validation score")
-    patience: int = Field(default=3, ge=1, description="validations without a better loss before the run stops early")
-    checkpoint_every: int | None = Field(default=None, ge=1, description="steps; default: at each validation")
-    seed: int = 0
-
-    @field_validator("losses", mode="before")
-    @classmethod
-    def _load(cls, value: Any, info: ValidationInfo) -> Any:
-        return tuple(v if isinstance(v, Loss) else load_plugin("losses", v, _folder(info)) for v in value)
+        return tuple(v if isinstance(v, Check) else load_plugin("checks", v, job_folder(info)) for v in value)
 
 
 class EvaluateSettings(Settings):
@@ -141,13 +90,12 @@ class EvaluateSettings(Settings):
 
     baseline: bool = Field(default=True, description="score the untouched student too")
     control: bool = Field(default=True, description="train and score a student on plain text alone, with the same budget")
+    control_on: Literal["auto", "gold", "teacher"] = Field(
+        default="auto", description="the control's text: auto is the gold rows where there are any, else the teacher's answers"
+    )
     latency_rows: int = Field(default=32, ge=2, description="rows answered one by one to measure latency")
     bootstrap_samples: int = Field(default=2000, ge=100)
     seed: int = 0
-
-
-def _folder(info: ValidationInfo) -> Path:
-    return Path((info.data or {}).get("folder") or Path.cwd())
 
 
 class Job(Settings):
@@ -167,7 +115,9 @@ class Job(Settings):
     exports: tuple[SerializeAsAny[Exporter], ...] = Field(default=("safetensors",), validate_default=True)
     compute: SerializeAsAny[Compute] = Field(default="local", validate_default=True)
     runs: str = Field(default="runs", description="the folder that holds the run folders")
-    journal: str | None = Field(default=None, description="the journal's file; default: journal.sqlite in the runs folder, shared by its jobs")
+    journal: str | None = Field(
+        default=None, description="the journal's file; default: journal.sqlite in the runs folder, shared by its jobs"
+    )
 
     def __init__(self, **fields: Any) -> None:
         refuse_secrets(fields)
@@ -195,7 +145,7 @@ class Job(Settings):
             return value
         fields = {"model": value} if isinstance(value, str) else dict(value)
         if isinstance(fields.get("model"), str):
-            fields["model"] = student_settings(fields["model"], _folder(info))
+            fields["model"] = student_settings(fields["model"], job_folder(info))
         return fields
 
     @field_validator("teacher", mode="before")
@@ -203,18 +153,18 @@ class Job(Settings):
     def _teacher_by_name(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, Teacher):
             return value
-        return load_plugin("teachers", teacher_settings(value, _folder(info)), _folder(info))
+        return load_plugin("teachers", teacher_settings(value, job_folder(info)), job_folder(info))
 
     @field_validator("task", "compute", mode="before")
     @classmethod
     def _plugin(cls, value: Any, info: ValidationInfo) -> Any:
         family = {"task": "tasks", "compute": "compute"}[str(info.field_name)]
-        return load_plugin(family, value, _folder(info)) if isinstance(value, str | Mapping) else value
+        return load_plugin(family, value, job_folder(info)) if isinstance(value, str | Mapping) else value
 
     @field_validator("exports", mode="before")
     @classmethod
     def _exporters(cls, value: Any, info: ValidationInfo) -> Any:
-        return tuple(v if isinstance(v, Exporter) else load_plugin("exporters", v, _folder(info)) for v in _listed(value))
+        return tuple(v if isinstance(v, Exporter) else load_plugin("exporters", v, job_folder(info)) for v in listed(value))
 
     @model_validator(mode="after")
     def _losses_fit_the_teacher(self) -> Job:

@@ -29,7 +29,7 @@ def load_tokenizer(model: str, *, revision: str | None = None, trust_remote_code
         raise ModelError(f"no tokenizer could be loaded from {model!r}: {_first_line(error)}") from None
     if not tokenizer.chat_template:
         raise ModelError(
-            f"the tokenizer of {model!r} has no chat template; use an instruct model, or put a chat_template.jinja into its folder"
+            f"the tokenizer of {model!r} has no chat template; use an instruct model, or add a chat_template.jinja to its folder"
         )
     if tokenizer.eos_token_id is None:
         raise ModelError(f"the tokenizer of {model!r} has no end-of-sequence token; set eos_token in its tokenizer_config.json")

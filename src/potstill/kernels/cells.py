@@ -64,6 +64,30 @@ def tail_logp(logp_NK: torch.Tensor) -> torch.Tensor:
     return torch.where(rest_N > 0, rest_N.clamp_min(1e-300).log(), -torch.inf).to(logp_NK.dtype)
 
 
+def text_cells(target_N: torch.Tensor) -> Cells:
+    """The text as a teacher that is sure: one cell of probability 1."""
+    return Cells(target_N[:, None], torch.zeros(len(target_N), 1, device=target_N.device))
+
+
+def target_loss(student_logp_NC: torch.Tensor, teacher_logp_NC: torch.Tensor) -> torch.Tensor:
+    """Cross entropy with the text: the formula of the validation loss [N]."""
+    return -student_logp_NC[:, 0]
+
+
+@torch.no_grad()
+def teacher_cells(hidden_NH: torch.Tensor, head: Head, top_k: int, temperature: float) -> Cells:
+    """A local teacher's top-k log-probabilities at temperature T, chunk by chunk."""
+    words_WH = head.weight_VH[: head.num_words].to(hidden_NH.dtype)
+    bias_W = None if head.bias_V is None else head.bias_V[: head.num_words].float()
+    indices, values = [], []
+    for h_nH in hidden_NH.split(max(1, CHUNK_BYTES // (4 * head.num_words))):
+        z_nW = _logits(h_nH, words_WH, bias_W, head, torch.float32) / temperature
+        top = z_nW.topk(min(top_k, head.num_words), dim=1)
+        indices.append(top.indices)
+        values.append(top.values - z_nW.logsumexp(dim=1, keepdim=True))
+    return Cells(torch.cat(indices), torch.cat(values))
+
+
 class _CellLosses(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 
 from ..contracts import Loss
+from ..kernels.cells import target_loss
 from ..types import Signal
 
 
@@ -15,4 +16,4 @@ class CrossEntropy(Loss):
 
     def formula(self, student_logp_NC: torch.Tensor, teacher_logp_NC: torch.Tensor) -> torch.Tensor:
         """The first cell is the target token; the teacher gives it probability 1."""
-        return -student_logp_NC[:, 0]
+        return target_loss(student_logp_NC, teacher_logp_NC)

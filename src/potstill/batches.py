@@ -1,0 +1,125 @@
+"""Examples to tensors: encoding, packing, and which position predicts which target.
+
+A row is fed as prompt + answer without its last token; position P-1 predicts the answer's first token, and so on.
+Several rows may share one line of a batch: their positions restart at 0, which keeps their attention apart.
+Names of tensors carry their shape: B lines, T positions, N target tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from .rendering import answer_ids, prompt_ids
+from .types import Message
+
+
+class Row(NamedTuple):
+    """One encoded training example."""
+
+    prompt: npt.NDArray[np.int32]
+    answer: npt.NDArray[np.int32]
+
+    @property
+    def length(self) -> int:
+        """Positions that are fed to the model."""
+        return len(self.prompt) + len(self.answer) - 1
+
+    def digest(self) -> str:
+        """Names the row by its token ids, so that signals are found by content and never by order."""
+        sizes = np.array([len(self.prompt), len(self.answer)], dtype=np.int32)
+        return hashlib.sha256(sizes.tobytes() + self.prompt.tobytes() + self.answer.tobytes()).hexdigest()[:32]
+
+
+class Encoded(NamedTuple):
+    """The rows that fit, and how many were too long for the model and left out."""
+
+    rows: list[Row]
+    num_too_long: int
+
+
+class Batch(NamedTuple):
+    """One forward pass. `at_N` are flat indices into B*T; targets of one row stand together, in the order of `numbers`."""
+
+    input_ids_BT: torch.Tensor
+    position_ids_BT: torch.Tensor
+    at_N: torch.Tensor
+    target_N: torch.Tensor
+    numbers: tuple[int, ...]
+
+    def to(self, device: torch.device | str) -> Batch:
+        moved = (tensor.to(device, non_blocking=True) for tensor in self[:4])
+        return Batch(*moved, numbers=self.numbers)
+
+
+def encode(pairs: Iterable[tuple[Sequence[Message], str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """Prompts with their answers as token ids. A row longer than `max_length` is left out and counted: cutting its
+    answer would teach the student never to end."""
+    rows: list[Row] = []
+    num_too_long = 0
+    for messages, answer in pairs:
+        row = Row(
+            np.array(prompt_ids(tokenizer, messages), dtype=np.int32),
+            np.array(answer_ids(tokenizer, messages, answer), dtype=np.int32),
+        )
+        if row.length > max_length:
+            num_too_long += 1
+        else:
+            rows.append(row)
+    return Encoded(rows, num_too_long)
+
+
+def make_batches(rows: Sequence[Row], numbers: Sequence[int], *, token_budget: int, packing: bool, pad_id: int) -> list[Batch]:
+    """The numbered rows as batches of at most `token_budget` positions (a longer row stands alone).
+
+    Packed by first fit, longest first, into lines as long as the longest row: attention stays short, and little is padding.
+    """
+    if not numbers:
+        return []
+    order = sorted(numbers, key=lambda number: -rows[number].length)
+    longest = rows[order[0]].length
+    lines: list[list[int]] = []
+    room: list[int] = []
+    for number in order:
+        length = rows[number].length
+        place = next((i for i, free in enumerate(room) if free >= length), None) if packing else None
+        if place is None:
+            lines.append([number])
+            room.append(longest - length)
+        else:
+            lines[place].append(number)
+            room[place] -= length
+    per_batch = max(1, token_budget // longest)
+    return [_batch(rows, lines[start : start + per_batch], pad_id) for start in range(0, len(lines), per_batch)]
+
+
+def _batch(rows: Sequence[Row], lines: Sequence[Sequence[int]], pad_id: int) -> Batch:
+    width = max(sum(rows[number].length for number in line) for line in lines)
+    input_ids = np.full((len(lines), width), pad_id, dtype=np.int64)
+    positions = np.zeros((len(lines), width), dtype=np.int64)
+    at: list[npt.NDArray[np.int64]] = []
+    targets: list[npt.NDArray[np.int32]] = []
+    for index, line in enumerate(lines):
+        start = 0
+        for number in line:
+            row = rows[number]
+            end = start + row.length
+            input_ids[index, start:end] = np.concatenate([row.prompt, row.answer[:-1]])
+            positions[index, start:end] = np.arange(row.length)
+            first = index * width + start + len(row.prompt) - 1
+            at.append(np.arange(first, first + len(row.answer)))
+            targets.append(row.answer)
+            start = end
+    return Batch(
+        torch.from_numpy(input_ids),
+        torch.from_numpy(positions),
+        torch.from_numpy(np.concatenate(at)),
+        torch.from_numpy(np.concatenate(targets).astype(np.int64)),
+        tuple(number for line in lines for number in line),
+    )

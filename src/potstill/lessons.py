@@ -1,0 +1,73 @@
+"""What a model is taught and quizzed on: lessons as token ids, and the task's score on validation rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .batches import Encoded, encode
+from .contracts import Task
+from .errors import JobFailedError
+from .generation import generate
+from .rendering import prompt_ids
+from .runfolder import read_rows
+from .statistics import mean_score
+from .types import Example, Lesson, Message, Sampling, Score
+
+LONGEST_BY_DEFAULT = 2048
+
+
+@dataclass(frozen=True)
+class Quiz:
+    """The task's accuracy on a few validation rows, answered greedily by the model in training."""
+
+    task: Task
+    examples: tuple[Example, ...]
+
+    def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Score | None:
+        if not self.examples:
+            return None
+        prompts = [prompt_ids(tokenizer, self.task.prompt(example)) for example in self.examples]
+        right: list[float | None] = [None] * len(prompts)
+        for answer in generate(model, tokenizer, prompts, Sampling(max_tokens=self.task.max_answer_tokens)):
+            right[answer.index] = self.task.right(answer.text, self.examples[answer.index])
+        score = mean_score(right)
+        return score if score.n else None
+
+
+def make_quiz(task: Task, examples: Iterable[Example], num_rows: int) -> Quiz | None:
+    """A quiz of the first rows that have gold; None where none has."""
+    with_gold = [example for example in examples if example.gold is not None][:num_rows]
+    return Quiz(task, tuple(with_gold)) if with_gold else None
+
+
+def read_lessons(path: Path) -> Iterator[Lesson]:
+    return (Lesson.from_dict(row) for row in read_rows(path))
+
+
+def read_examples(path: Path) -> Iterator[Example]:
+    return (Example.from_dict(row) for row in read_rows(path))
+
+
+def gold_lessons(examples: Iterable[Example]) -> Iterator[Lesson]:
+    return (Lesson(example, example.gold, "gold") for example in examples if example.gold is not None)
+
+
+def encode_lessons(lessons: Iterable[Lesson], task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """Lessons as rows for training; raises JobFailedError when none fits the model."""
+    pairs: Iterator[tuple[Sequence[Message], str]] = ((task.prompt(lesson.example), lesson.target) for lesson in lessons)
+    encoded = encode(pairs, tokenizer, max_length)
+    if not encoded.rows and encoded.num_too_long:
+        raise JobFailedError(
+            f"all {encoded.num_too_long:,} examples are longer than {max_length} tokens; raise student.max_length, "
+            f"or choose a student with a longer context"
+        )
+    return encoded
+
+
+def longest_row(max_length: int | None, context: int | None) -> int:
+    """How many tokens a row may have: what the job says, else the model's context up to 2,048."""
+    return max_length or min(context or LONGEST_BY_DEFAULT, LONGEST_BY_DEFAULT)

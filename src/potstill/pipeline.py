@@ -1,0 +1,99 @@
+"""The journey on one screen: each stage runs when its output is not there yet or its inputs have changed.
+
+prepare -> adapt -> generate -> validate -> capture -> train -> evaluate -> export -> report
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import ModuleType
+from typing import NamedTuple
+
+import yaml
+
+from .job import Job
+from .runfolder import RunFolder, fingerprint, seconds_since
+from .stages import adapt, capture, evaluate, export, generate, prepare, report, train, validate
+
+JOURNEY: tuple[tuple[str, ModuleType], ...] = (
+    ("prepare", prepare),
+    ("adapt", adapt),
+    ("generate", generate),
+    ("validate", validate),
+    ("capture", capture),
+    ("train", train),
+    ("evaluate", evaluate),
+    ("export", export),
+    ("report", report),
+)
+
+
+class StagePlan(NamedTuple):
+    """One stage as `potstill plan` shows it."""
+
+    stage: str
+    fingerprint: str
+    done: bool
+
+
+def run_job(job: Job) -> RunFolder:
+    """Takes a job to its end, or from where it stopped; raises PotstillError with a sentence for the user."""
+    folder = RunFolder(job.run_path)
+    with folder.locked():
+        _write_job(job, folder)
+        folder.update_state(status="running", reason=None, name=job.name)
+        try:
+            for (stage, module), plan in zip(JOURNEY, plan_job(job), strict=True):
+                _run_stage(stage, module, plan, job, folder)
+        except KeyboardInterrupt:
+            folder.update_state(status="stopped", reason="stopped by the user")
+            folder.event("stopped")
+            raise
+        except BaseException as error:
+            folder.update_state(status="failed", reason=_reason(error))
+            folder.event("failed", reason=_reason(error))
+            raise
+        folder.update_state(status="completed", stage=None, progress=None)
+        folder.event("completed")
+    return folder
+
+
+def plan_job(job: Job) -> list[StagePlan]:
+    """Every stage with its fingerprint: its own inputs and those of the stages before it."""
+    folder = RunFolder(job.run_path)
+    return list(_plans(job, folder))
+
+
+def _plans(job: Job, folder: RunFolder) -> Iterator[StagePlan]:
+    before = ""
+    all_done = True
+    for stage, module in JOURNEY:
+        before = fingerprint(stage, module.inputs(job), before)
+        all_done = all_done and folder.stage_is_done(stage, before)
+        yield StagePlan(stage, before, all_done)
+
+
+def _run_stage(stage: str, module: ModuleType, plan: StagePlan, job: Job, folder: RunFolder) -> None:
+    if plan.done:
+        folder.event("stage_skipped", stage=stage)
+        return
+    folder.update_state(stage=stage)
+    folder.event("stage_started", stage=stage)
+    start = time.perf_counter()
+    module.run(job, folder)
+    seconds = seconds_since(start)
+    folder.mark_stage(stage, plan.fingerprint, seconds)
+    folder.event("stage_finished", stage=stage, seconds=seconds)
+
+
+def _write_job(job: Job, folder: RunFolder) -> None:
+    """The resolved job is the first file of a run; paths in it are whole, so that it runs from anywhere."""
+    part = folder.path / ".job.yaml.part"
+    part.write_text(yaml.safe_dump(job.resolved(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    part.replace(folder.path / "job.yaml")
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

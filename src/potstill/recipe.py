@@ -1,0 +1,118 @@
+"""How a model is trained: the settings, and the defaults that depend on its size."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
+
+from .contracts import Loss
+from .plugins import load_plugin
+
+WIDTH_WORTH_BF16 = 1024  # below it, casting costs more than bf16 products save on a CPU (docs/log.md)
+
+
+class Settings(BaseModel):
+    """A part of the job: frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def listed(value: Any) -> Any:
+    """One word where a list is meant."""
+    return (value,) if isinstance(value, str) else value
+
+
+def job_folder(info: ValidationInfo) -> Path:
+    """Where relative paths of the job start."""
+    return Path((info.data or {}).get("folder") or Path.cwd())
+
+
+class LoraSettings(Settings):
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: int = Field(default=64, ge=1)
+    alpha: int = Field(default=128, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: Annotated[tuple[str, ...], BeforeValidator(listed)] = ("all-linear",)
+
+
+class StudentSettings(Settings):
+    """The small model: a folder, a hub id, or a name of the catalog."""
+
+    model: str
+    revision: str | None = None
+    adaptation: Literal["full", "lora"] = "full"
+    lora: LoraSettings = LoraSettings()
+    trust_remote_code: bool = Field(default=False, description="run code that comes with a checkpoint")
+    max_length: int | None = Field(default=None, ge=16, description="longest row in tokens; default: the context, at most 2,048")
+
+
+class TrainSettings(Settings):
+    """The training of the student; the control gets the same with cross entropy alone."""
+
+    losses: tuple[SerializeAsAny[Loss], ...] = Field(default=(), description="default: what the teacher's signals allow")
+    signals: Literal["captured", "live"] = Field(
+        default="captured", description="captured: the teacher scores once and leaves the memory"
+    )
+    top_k: int = Field(default=64, ge=1, description="teacher log-probabilities kept for a token, beside the tail")
+    temperature: float = Field(default=1.0, gt=0, description="distillation temperature T; gradients are multiplied by T^2")
+    epochs: float = Field(default=3.0, gt=0)
+    batch_size: int = Field(default=16, ge=1, description="examples in one optimiser step, over all processes")
+    micro_batch_tokens: int = Field(default=4096, ge=16, description="positions in one forward pass; never changes the result")
+    packing: bool = True
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="default: 2e-4 with LoRA; else by size, 1e-3 below 20M parameters to 1e-5 above 3B"
+    )
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_share: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False
+    validations: int = Field(
+        default=4, ge=1, description="how often the validation loss and score are taken, evenly over the run"
+    )
+    validation_rows: int = Field(default=100, ge=1, description="rows generated for the validation score")
+    patience: int = Field(
+        default=3, ge=1, description="validations with neither a better score nor a lower loss before an early stop"
+    )
+    checkpoint_every: int | None = Field(default=None, ge=1, description="steps; default: at each validation")
+    seed: int = 0
+
+    @field_validator("losses", mode="before")
+    @classmethod
+    def _load(cls, value: Any, info: ValidationInfo) -> Any:
+        return tuple(v if isinstance(v, Loss) else load_plugin("losses", v, job_folder(info)) for v in listed(value))
+
+
+def default_learning_rate(num_parameters: int, adaptation: str) -> float:
+    """Published starting points (torchtune, KDFlow, NeMo RL, Automodel); small models bear, and need, more."""
+    if adaptation == "lora":
+        return 2e-4
+    steps = ((20e6, 1e-3), (200e6, 2e-4), (3e9, 2e-5))
+    return next((rate for size, rate in steps if num_parameters < size), 1e-5)
+
+
+def uses_bf16(precision: str, device: str, hidden_size: int) -> bool:
+    """Whether products run in bf16; weights, optimizer and losses stay fp32."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device == "cpu" and torch.cpu._is_amx_tile_supported() and hidden_size >= WIDTH_WORTH_BF16
+
+
+def rate_at(step: int, num_steps: int, settings: TrainSettings, peak: float) -> float:
+    """The learning rate of step 0, 1, ...: linear warm-up, then the schedule down to a tenth of the peak."""
+    warmup = max(1, round(settings.warmup_share * num_steps))
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if settings.schedule == "constant":
+        return peak
+    done = (step - warmup) / max(1, num_steps - warmup)
+    fall = 0.5 * (1 + math.cos(math.pi * done)) if settings.schedule == "cosine" else 1 - done
+    return peak * (0.1 + 0.9 * fall)

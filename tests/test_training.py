@@ -1,0 +1,206 @@
+"""Equal results however a run is batched, packed, killed or resumed; and that the loop learns."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from potstill.batches import Row, encode, make_batches
+from potstill.plugins import load_plugin
+from potstill.progress import Progress
+from potstill.recipe import StudentSettings, TrainSettings, rate_at
+from potstill.rendering import load_tokenizer
+from potstill.runfolder import RunFolder, read_rows
+from potstill.signals import SignalStore
+from potstill.student import hidden_states, load_model
+from potstill.teacher_signals import LiveSignals, SignalShape, StoredSignals, capture
+from potstill.training import Trained, Training, train
+from potstill.types import Message
+
+WORDS = ["router", "light", "red", "restart", "ten seconds", "apples", "left", "a man walks", "please", "12 - 5 = 7"]
+
+
+def pairs(count: int) -> list[tuple[list[Message], str]]:
+    return [
+        ([Message("user", " ".join(WORDS[(i * j) % 10] for j in range(1, 2 + i % 5)))], WORDS[(i * 7) % 10] * (1 + i % 3))
+        for i in range(count)
+    ]
+
+
+def encoded(folder: Path, count: int = 24) -> list[Row]:
+    return encode(pairs(count), load_tokenizer(str(folder)), 512).rows
+
+
+def training(student: Path, tmp_path: Path, **settings: object) -> Training:
+    fields = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "validations": 2, **settings}
+    rows = encoded(student)
+    return Training(
+        "student",
+        StudentSettings(model=str(student)),
+        TrainSettings(**fields),  # type: ignore[arg-type]
+        (load_plugin("losses", "cross_entropy"),),
+        rows[:20],
+        rows[20:],
+        RunFolder(tmp_path / "run"),
+        tmp_path / "run" / "model",
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "run" / "model" / "model.safetensors")
+
+
+def largest_gap(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def test_a_loss_falls_and_events_tell_of_each_step(student_folder: Path, tmp_path: Path) -> None:
+    done = train(training(student_folder, tmp_path, epochs=6))
+    steps = [e for e in read_rows(tmp_path / "run" / "events.jsonl") if e["event"] == "step"]
+    assert len(steps) == done.steps == 18
+    assert steps[-1]["loss"] < 0.8 * steps[0]["loss"]
+    assert all(step["gradient_norm"] > 0 and step["tokens_per_s"] > 0 and step["learning_rate"] > 0 for step in steps)
+    assert isinstance(done, Trained)
+    assert done.best_loss is not None
+
+
+@pytest.mark.parametrize("change", [{"micro_batch_tokens": 16}, {"packing": False}, {"packing": False, "micro_batch_tokens": 64}])
+def test_micro_batches_and_packing_never_change_the_weights(
+    student_folder: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    train(training(student_folder, tmp_path / "a"))
+    train(training(student_folder, tmp_path / "b", **change))
+    assert largest_gap(weights(tmp_path / "a"), weights(tmp_path / "b")) < 2e-5
+
+
+@pytest.mark.parametrize("family", ["student_folder", "phi3_folder"])
+def test_packed_rows_do_not_see_each_other(family: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(family)
+    rows = encoded(folder, 9)
+    model = load_model(str(folder))
+    packed = make_batches(rows, range(9), token_budget=10_000, packing=True, pad_id=0)
+    assert any(len(batch.numbers) > batch.input_ids_BT.shape[0] for batch in packed), "nothing was packed"
+    with torch.no_grad():
+        together = {}
+        for batch in packed:
+            hidden = hidden_states(model, batch.input_ids_BT, batch.position_ids_BT).flatten(0, 1)[batch.at_N]
+            for number, part in zip(batch.numbers, hidden.split([len(rows[n].answer) for n in batch.numbers]), strict=True):
+                together[number] = part
+        for number in range(9):
+            (alone,) = make_batches(rows, [number], token_budget=1, packing=False, pad_id=0)
+            hidden = hidden_states(model, alone.input_ids_BT, alone.position_ids_BT).flatten(0, 1)[alone.at_N]
+            torch.testing.assert_close(hidden, together[number], atol=2e-5, rtol=1e-4)
+
+
+def test_every_answer_token_is_a_target_once_and_prompts_never(student_folder: Path) -> None:
+    rows = encoded(student_folder, 7)
+    seen = {}
+    for batch in make_batches(rows, range(7), token_budget=60, packing=True, pad_id=0):
+        flat = batch.input_ids_BT.flatten()
+        for number, at, target in zip(
+            batch.numbers,
+            batch.at_N.split([len(rows[n].answer) for n in batch.numbers]),
+            batch.target_N.split([len(rows[n].answer) for n in batch.numbers]),
+            strict=True,
+        ):
+            assert target.tolist() == rows[number].answer.tolist()
+            assert flat[at].tolist() == [rows[number].prompt[-1], *rows[number].answer[:-1]]
+            seen[number] = True
+    assert sorted(seen) == list(range(7))
+
+
+def test_captured_and_live_signals_give_the_same_weights(teacher_folder: Path, student_folder: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(teacher_folder))
+    shape = SignalShape(top_k=16, temperature=2.0, token_budget=512)
+    num_words = max(tokenizer.get_vocab().values()) + 1
+    losses = (load_plugin("losses", {"kind": "cross_entropy", "weight": 0.25}), load_plugin("losses", "forward_kl"))
+    base = training(student_folder, tmp_path / "live", temperature=2.0)
+    live = LiveSignals(load_model(str(teacher_folder)), num_words, shape)
+    train(replace(base, losses=losses, signals=live))
+    store = SignalStore(tmp_path / "signals", {"teacher": "t"}, top_k=16, num_words=num_words)
+    teacher = load_plugin("teachers", {"kind": "huggingface", "model": str(teacher_folder)})
+    with Progress(RunFolder(tmp_path / "x"), "capture", 20) as bar:
+        assert capture(teacher, tokenizer, base.rows, store, shape, bar) == 20
+        again = SignalStore(tmp_path / "signals", {"teacher": "t"}, top_k=16, num_words=num_words)
+        assert capture(teacher, tokenizer, base.rows, again, shape, bar) == 0
+    kept = training(student_folder, tmp_path / "kept", temperature=2.0)
+    train(replace(kept, losses=losses, signals=StoredSignals(again)))
+    assert largest_gap(weights(tmp_path / "live"), weights(tmp_path / "kept")) < 2e-5
+
+
+def test_lora_trains_little_and_the_merged_model_says_the_same(student_folder: Path, tmp_path: Path) -> None:
+    base = training(student_folder, tmp_path)
+    lora = StudentSettings(model=str(student_folder), adaptation="lora", lora={"rank": 4, "alpha": 8})  # type: ignore[arg-type]
+    done = train(replace(base, student=lora))
+    assert done.learning_rate == 1e-3
+    before, after = load_model(str(student_folder)), load_model(str(tmp_path / "run" / "model"))
+    checkpoint = load_file(next((tmp_path / "run" / "checkpoints" / "student").glob("step-*")) / "trained.safetensors")
+    assert all("lora_" in name for name in checkpoint)
+    assert type(after) is type(before)
+    ids = torch.arange(5, 25)[None]
+    assert float((after(ids).logits - before(ids).logits).detach().abs().max()) > 1e-3
+
+
+def test_early_stopping_keeps_the_best_weights(student_folder: Path, tmp_path: Path) -> None:
+    done = train(
+        training(student_folder, tmp_path, epochs=40, learning_rate=5e-2, validations=20, patience=2, schedule="constant")
+    )
+    assert done.stopped_early
+    assert done.best_step < done.steps
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_unbroken_one(student_folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "go.py"
+    script.write_text(
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
+        "from test_training import training; from potstill.training import train\n"
+        "train(training(Path(sys.argv[1]), Path(sys.argv[2]), epochs=60, checkpoint_every=5))\n"
+    )
+    command = [sys.executable, str(script), str(student_folder), str(tmp_path / "killed"), str(Path(__file__).parent)]
+    events = tmp_path / "killed" / "run" / "events.jsonl"
+    for kill_after in (12, 60):
+        child = subprocess.Popen(command, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and child.poll() is None:
+            if events.is_file() and events.read_text().count('"event": "step"') >= kill_after:
+                break
+            time.sleep(0.01)
+        assert child.poll() is None, "it finished before it could be killed"
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert subprocess.run(command, check=False).returncode == 0
+    resumed = [e for e in read_rows(events) if e["event"] == "note" and "resumed" in e["message"]]
+    assert resumed
+    train(training(student_folder, tmp_path / "unbroken", epochs=60, checkpoint_every=5))
+    assert largest_gap(weights(tmp_path / "killed"), weights(tmp_path / "unbroken")) < 1e-6
+
+
+def test_a_checkpoint_cut_in_half_is_told_and_passed_over(student_folder: Path, tmp_path: Path) -> None:
+    base = training(student_folder, tmp_path, epochs=4, checkpoint_every=4)
+    train(base)
+    whole = weights(tmp_path)
+    newest = sorted((tmp_path / "run" / "checkpoints" / "student").glob("step-*"))[-1]
+    cut = newest / "trained.safetensors"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    train(base)
+    notes = [e["message"] for e in read_rows(tmp_path / "run" / "events.jsonl") if e["event"] == "note"]
+    assert any("damaged" in note and newest.name in note for note in notes)
+    assert largest_gap(whole, weights(tmp_path)) < 1e-6
+
+
+def test_the_learning_rate_warms_up_and_falls_to_a_tenth() -> None:
+    settings = TrainSettings(warmup_share=0.1)
+    rates = [rate_at(step, 100, settings, 1.0) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.1, abs=0.01)
