@@ -26,7 +26,7 @@ class Safetensors(Exporter):
         default="auto", description="auto: bfloat16 where the weights are or a weight exceeds 65,504; else float16"
     )
 
-    def problem(self, architecture: str) -> str | None:  # noqa: ARG002
+    def problem(self, architecture: str) -> str | None:
         return None
 
     def export(self, model_folder: Path, target_folder: Path) -> None:
