@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
 SPLITS = ("train", "validation", "test")
@@ -21,6 +21,15 @@ class Message:
 
     def as_dict(self) -> dict[str, str]:
         return {"role": self.role, "content": self.content}
+
+
+class Raw(NamedTuple):
+    """One line or row of a user's file: its number (from 1), and the row or why there is none. `text` is its beginning."""
+
+    line: int
+    row: dict[str, Any] | None
+    problem: str | None
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
