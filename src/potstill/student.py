@@ -12,10 +12,14 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from .errors import ModelError
 from .kernels.cells import Head
 from .runfolder import replaced_folder
+
+
+transformers_logging.disable_progress_bar()  # our own bar says more; theirs breaks it, and pipes
 
 
 class LoraShape(NamedTuple):
