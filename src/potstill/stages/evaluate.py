@@ -1,0 +1,270 @@
+"""Stage evaluate: teacher, baseline, control and student answer the same held-out rows, and are measured.
+
+    data/test.jsonl, model/, control/ -> evaluation/<system>.jsonl (one line a row), evaluation/<system>.json (measured),
+                                         evaluation/scores.json
+
+All are asked greedily, with prompts rendered as in training. Local models answer here in batches and are then measured
+in processes of their own; a teacher behind an API is asked by way of the journal. A system that is done is not run again.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..asking import ask
+from ..catalog import catalog
+from ..contracts import Task, Teacher
+from ..errors import JobFailedError, ModelError, PotstillError
+from ..generation import generate
+from ..job import Job
+from ..journal import Journal
+from ..measure import MeasureSpec, measure
+from ..page.verdict import verdict
+from ..progress import Progress
+from ..rendering import load_tokenizer, prompt_ids
+from ..runfolder import RunFolder, file_digest, fingerprint, folder_digest, read_json, read_rows, write_json, write_rows
+from ..scoring import Answer, Resampling, accuracy, comparisons, cut_off, judge, metrics
+from ..statistics import quantile_score
+from ..student import load_model
+from ..types import Example, Reply, Request, Sampling
+
+Json = dict[str, Any]
+VERSION = 1
+BATCH_ROWS_MEASURED = 128
+UNMEASURED: Json = {
+    "parameters": None,
+    "latency_s": [],
+    "tokens_per_s": None,
+    "throughput_per_s": None,
+    "memory_bytes": None,
+    "size_bytes": None,
+    "device": None,
+    "dtype": None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One of those that are compared: weights on this machine, or a teacher that is asked."""
+
+    name: str
+    label: str
+    model: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    teacher: Teacher | None = None
+
+    def identity(self) -> Any:
+        if self.teacher is not None:
+            return dict(self.teacher.identity())
+        assert self.model is not None
+        return [folder_digest(Path(self.model)) if Path(self.model).is_dir() else self.model, self.revision]
+
+
+def inputs(job: Job) -> Any:
+    """What of the job decides the scores; data, student and control come in by the stages before."""
+    parts = [job.task, job.evaluate, job.teacher]
+    return [VERSION, job.student.model, *(part.model_dump(mode="json") for part in parts)]
+
+
+def run(job: Job, folder: RunFolder) -> None:
+    """Answers, measures and scores every system; raises JobFailedError when there is no row to test on."""
+    examples = [Example.from_dict(row) for row in read_rows(folder.data / "test.jsonl")]
+    if not examples:
+        raise JobFailedError("there is no test row, so nothing can be proved; name a test file in data.test, or give more rows")
+    chosen = systems(job, folder)
+    for system in chosen:
+        _answer_and_measure(job, folder, system, examples)
+    scores = scores_of(job, folder, chosen, examples)
+    write_json(folder.evaluation / "scores.json", scores)
+    for name, system_scores in scores["systems"].items():
+        folder.event("evaluated", system=name, accuracy=system_scores["accuracy"])
+    folder.event("note", message=scores["verdict"])
+
+
+def systems(job: Job, folder: RunFolder) -> list[System]:
+    """Teacher, baseline, control and student, as far as the job wants them and the run folder has them."""
+    teacher = job.teacher_for(folder)
+    place = teacher.local_model()
+    trust = job.student.trust_remote_code
+    label = str(getattr(job.teacher, "model", job.teacher.kind)).rstrip("/").rpartition("/")[2]
+    if place is None:
+        found = [System("teacher", label, teacher=teacher)]
+    else:
+        own_code = getattr(teacher, "trust_remote_code", False)
+        found = [System("teacher", label, place, getattr(teacher, "revision", None), own_code)]
+    student = job.student.model.rstrip("/").rpartition("/")[2]
+    if job.evaluate.baseline:
+        found.append(System("baseline", student, job.student.model, job.student.revision, trust))
+    if job.evaluate.control and (folder.control / "config.json").is_file():
+        found.append(System("control", student, str(folder.control), None, trust))
+    return [*found, System("student", student, str(folder.model), None, trust)]
+
+
+def scores_of(job: Job, folder: RunFolder, chosen: Sequence[System], examples: Sequence[Example]) -> Json:
+    """evaluation/scores.json: systems, comparisons, verdict."""
+    how = Resampling(job.evaluate.bootstrap_samples, job.evaluate.seed)
+    answers = {system.name: _read_answers(folder, system.name) for system in chosen}
+    found: Json = {}
+    for system in chosen:
+        record = read_json(_record(folder, system.name))
+        rows = answers[system.name]
+        measured = {**UNMEASURED, **record["measured"]}
+        latency = measured.pop("latency_s")
+        p50, p95 = (quantile_score(latency, share, how.samples, how.seed).as_dict() for share in (0.5, 0.95))
+        found[system.name] = {
+            "label": system.label,
+            "accuracy": accuracy(rows, how).as_dict(),
+            "metrics": metrics(job.task, examples, rows, how),
+            "latency_p50_s": p50["value"],
+            "latency_p95_s": p95["value"],
+            "latency": {"p50": p50, "p95": p95},
+            **measured,
+            "notes": [*record["notes"], *cut_off(rows)],
+            "spent": record.get("spent"),
+        }
+    compared = comparisons(answers, how)
+    return {"systems": found, "comparisons": compared, "verdict": verdict(found, compared), "rows": len(examples)}
+
+
+def _answer_and_measure(job: Job, folder: RunFolder, system: System, examples: Sequence[Example]) -> None:
+    """Leaves <system>.jsonl and <system>.json; each half is skipped when it is there for the same model, rows and task."""
+    name = system.name
+    task = job.task.model_dump(mode="json")
+    mark = fingerprint(VERSION, system.identity(), task, file_digest(folder.data / "test.jsonl"), job.evaluate.latency_rows)
+    record = read_json(_record(folder, name)) if _record(folder, name).is_file() else {}
+    if record.get("fingerprint") != mark or not _answers_file(folder, name).is_file():
+        with Progress(folder, f"evaluate {name}", len(examples)) as bar:
+            if system.teacher is not None:
+                record = _ask(job, folder, system.teacher, examples, bar)
+            else:
+                rows = sorted(_generate(job.task, system, examples, bar), key=_place_of(examples))
+                write_rows(_answers_file(folder, name), (row.as_dict() for row in rows))
+                record = {}
+        record = {"fingerprint": mark, **record}
+        write_json(_record(folder, name), record)
+    if "measured" not in record:
+        answered = {answer.id for answer in _read_answers(folder, name) if answer.error is None}
+        usable = [example for example in examples if example.id in answered]
+        write_json(_record(folder, name), {**record, **_measure(job, system, usable)})
+
+
+def _generate(task: Task, system: System, examples: Sequence[Example], bar: Progress) -> Iterator[Answer]:
+    """Every row's answer by a local model, in any order; a row that cannot be rendered or is too long is a failure."""
+    assert system.model is not None
+    tokenizer = load_tokenizer(system.model, revision=system.revision, trust_remote_code=system.trust_remote_code)
+    model = load_model(system.model, revision=system.revision, trust_remote_code=system.trust_remote_code)
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    asked: list[Example] = []
+    prompts: list[list[int]] = []
+    for example in examples:
+        try:
+            prompt = prompt_ids(tokenizer, task.prompt(example))
+            if longest is not None and len(prompt) >= longest:
+                raise ModelError(f"the prompt has {len(prompt):,} tokens and the model takes {longest:,}")
+        except ModelError as error:
+            bar.advance(1)
+            yield judge(task, example, "", "error", str(error))
+            continue
+        asked.append(example)
+        prompts.append(prompt)
+    start = time.perf_counter()
+    for done, row in enumerate(generate(model, tokenizer, prompts, Sampling(max_tokens=task.max_answer_tokens)), 1):
+        bar.advance(1, note=f"{done / (time.perf_counter() - start):.1f} rows/s")
+        yield judge(task, asked[row.index], row.text, row.finish_reason)
+    del model  # the next system, and the measuring process, need the memory
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _ask(job: Job, folder: RunFolder, teacher: Teacher, examples: Sequence[Example], bar: Progress) -> Json:
+    """Asks a teacher without weights here; latency is that of its replies, size and parameters are the catalog's."""
+    replies: dict[str, Reply] = {}
+
+    def keep(request: Request, reply: Reply) -> None:
+        replies[request.example_id] = reply
+        bar.advance(1)
+
+    sampling = Sampling(max_tokens=job.task.max_answer_tokens)
+    start = time.perf_counter()
+    with Journal(job.journal_path) as journal:
+        requests = (Request(example.id, job.task.prompt(example), sampling) for example in examples)
+        spent = ask(teacher, requests, journal, keep)
+    seconds = time.perf_counter() - start
+    got = [replies.get(example.id, Reply("", "error", error="no answer came")) for example in examples]
+    rows = (judge(job.task, e, r.text, r.finish_reason, r.error).as_dict() for e, r in zip(examples, got, strict=True))
+    write_rows(_answers_file(folder, "teacher"), rows)
+    parameters = _catalog_parameters(job, teacher)
+    notes = ["memory and size: unknown, the teacher runs on another machine"]
+    notes += [] if parameters else ["parameters: unknown, not in the catalog"]
+    notes += [] if spent.asked else ["throughput: not measured, every answer was in the journal already"]
+    measured = {
+        "parameters": parameters,
+        "latency_s": [reply.latency_s for reply in got if reply.error is None and reply.latency_s is not None],
+        "throughput_per_s": spent.asked / seconds if spent.asked else None,
+    }
+    return {"measured": measured, "notes": notes, "spent": spent.as_dict()}
+
+
+def _measure(job: Job, system: System, examples: Sequence[Example]) -> Json:
+    """What the measuring process found, or a note with why it found nothing."""
+    assert system.model is not None
+    if not examples:
+        return {"measured": {}, "notes": ["nothing was measured: no row was answered"]}
+    try:
+        tokenizer = load_tokenizer(system.model, revision=system.revision, trust_remote_code=system.trust_remote_code)
+        prompts = [prompt_ids(tokenizer, job.task.prompt(example)) for example in spread(examples, BATCH_ROWS_MEASURED)]
+        spec = MeasureSpec(
+            model=system.model,
+            prompts=spread(prompts, job.evaluate.latency_rows),
+            batch_prompts=prompts,
+            max_tokens=job.task.max_answer_tokens,
+            revision=system.revision,
+            trust_remote_code=system.trust_remote_code,
+        )
+        return {"measured": measure(spec).as_dict(), "notes": []}
+    except PotstillError as error:
+        return {"measured": {}, "notes": [f"parameters, latency, throughput, memory and size: {error}"]}
+
+
+def spread(rows: Sequence[Any], count: int) -> list[Any]:
+    """`count` rows evenly over the whole, the same ones for every system.
+
+    >>> spread([0, 1, 2, 3, 4, 5], 3)
+    [0, 2, 4]
+    """
+    return [rows[i * len(rows) // count] for i in range(count)] if len(rows) > count else list(rows)
+
+
+def _catalog_parameters(job: Job, teacher: Teacher) -> int | None:
+    """The publisher's figure for the model behind an endpoint: by its catalog name, or by the name the endpoint uses."""
+    model = getattr(teacher, "model", None)
+    for name, entry in catalog(job.folder).items():
+        if model is not None and model in (name, entry.get("hub_id"), (entry.get("endpoint") or {}).get("model")):
+            return entry.get("parameters")
+    return None
+
+
+def _place_of(examples: Sequence[Example]) -> Any:
+    places = {example.id: place for place, example in enumerate(examples)}
+    return lambda answer: places[answer.id]
+
+
+def _answers_file(folder: RunFolder, system: str) -> Path:
+    return folder.evaluation / f"{system}.jsonl"
+
+
+def _record(folder: RunFolder, system: str) -> Path:
+    return folder.evaluation / f"{system}.json"
+
+
+def _read_answers(folder: RunFolder, system: str) -> list[Answer]:
+    return [Answer.from_dict(row) for row in read_rows(_answers_file(folder, system))]

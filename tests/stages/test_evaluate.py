@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from potstill.errors import JobFailedError
+from potstill.job import Job
+from potstill.runfolder import RunFolder, read_json, read_rows, write_rows
+from potstill.stages import evaluate
+from potstill.types import Example, Message
+
+TASK = '''
+from potstill.contracts import Task
+
+
+class Light(Task):
+    """Says which colour the light has."""
+
+    max_answer_tokens: int = 3
+
+    def read(self, text):
+        return text.strip().lower() or None
+
+    def right(self, text, example):
+        return None if example.gold is None else float(self.read(text) == example.gold)
+'''
+COLOURS = ("red", "green", "blue")
+
+
+def make_run(tmp_path: Path, student: Path, teacher: dict[str, Any], rows: int = 6) -> tuple[Job, RunFolder]:
+    (tmp_path / "light.py").write_text(TASK)
+    (tmp_path / "train.jsonl").write_text("{}")
+    job = Job(
+        folder=tmp_path,
+        name="r",
+        task="./light.py",
+        data="train.jsonl",
+        teacher=teacher,
+        student=str(student),
+        evaluate={"latency_rows": 2, "bootstrap_samples": 100},
+        train={"losses": ["cross_entropy"]},
+    )
+    folder = RunFolder(job.run_path)
+    examples = [Example(f"e{i}", (Message("user", f"light {i} {COLOURS[i % 3]}"),), COLOURS[i % 3]) for i in range(rows)]
+    write_rows(folder.data / "test.jsonl", (example.as_dict() for example in examples))
+    shutil.copytree(student, folder.model)
+    return job, folder
+
+
+SCRIPTED = {"kind": "scripted", "replies": {"red": "red", "green": "green"}}
+
+
+def test_a_scripted_teacher_and_three_students_are_scored_on_the_same_rows_and_resumed(
+    tmp_path: Path, student_folder: Path, teacher_folder: Path
+) -> None:
+    job, folder = make_run(tmp_path, student_folder, SCRIPTED)
+    shutil.copytree(teacher_folder, folder.control)
+    evaluate.run(job, folder)
+    scores = read_json(folder.evaluation / "scores.json")
+
+    assert list(scores["systems"]) == ["teacher", "baseline", "control", "student"]
+    teacher = scores["systems"]["teacher"]
+    assert teacher["accuracy"]["value"] == pytest.approx(4 / 6)
+    assert teacher["accuracy"]["n"] == 6
+    assert (teacher["parameters"], teacher["memory_bytes"]) == (None, None)
+    assert any("2 of 6 rows got no answer and count as wrong" in note for note in teacher["notes"])
+    student = scores["systems"]["student"]
+    assert student["parameters"] > 1000
+    assert student["size_bytes"] > 4 * student["parameters"]
+    assert 0 < student["latency_p50_s"] <= student["latency_p95_s"]
+    assert student["throughput_per_s"] > 0
+    assert set(scores["comparisons"]) >= {"student_minus_teacher", "student_minus_baseline", "student_minus_control", "retention"}
+    assert scores["verdict"].endswith(".")
+    for system in scores["systems"]:
+        rows = list(read_rows(folder.evaluation / f"{system}.jsonl"))
+        assert [row["id"] for row in rows] == [f"e{i}" for i in range(6)]
+
+    stamps = {path: path.stat().st_mtime_ns for path in folder.evaluation.iterdir() if path.name != "scores.json"}
+    shutil.rmtree(folder.control)
+    shutil.copytree(student_folder, folder.control)
+    evaluate.run(job, folder)
+    changed = {path.name for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp}
+    assert changed == {"control.jsonl", "control.json"}
+
+
+def test_a_local_teacher_answers_with_its_adapted_weights_and_unwanted_systems_are_left_out(
+    tmp_path: Path, student_folder: Path, teacher_folder: Path
+) -> None:
+    job, folder = make_run(tmp_path, student_folder, {"kind": "huggingface", "model": str(teacher_folder), "adapt": {}}, rows=3)
+    job = job.model_copy(update={"evaluate": job.evaluate.model_copy(update={"baseline": False})})
+    before = evaluate.systems(job, folder)
+    assert [(system.name, system.model) for system in before] == [
+        ("teacher", str(teacher_folder)),
+        ("student", str(folder.model)),
+    ]
+    shutil.copytree(teacher_folder, folder.teacher)
+    after = evaluate.systems(job, folder)[0]
+    assert (after.model, after.label, after.teacher) == (str(folder.teacher), "teacher", None)
+
+
+def test_a_prompt_that_does_not_fit_counts_as_wrong_and_is_noted(tmp_path: Path, student_folder: Path) -> None:
+    job, folder = make_run(tmp_path, student_folder, SCRIPTED, rows=3)
+    with (folder.data / "test.jsonl").open("a") as file:
+        long = Example("long", (Message("user", "light " * 2000),), "red")
+        file.write(json.dumps(long.as_dict()) + "\n")
+    system = evaluate.systems(job, folder)[-1]
+    evaluate._answer_and_measure(job, folder, system, [Example.from_dict(row) for row in read_rows(folder.data / "test.jsonl")])
+    last = list(read_rows(folder.evaluation / "student.jsonl"))[-1]
+    assert last["right"] == 0.0
+    assert "tokens and the model takes 512" in last["error"]
+
+
+def test_a_model_that_cannot_be_measured_is_noted_and_the_rest_goes_on(tmp_path: Path, student_folder: Path) -> None:
+    job, folder = make_run(tmp_path, student_folder, SCRIPTED, rows=2)
+    examples = [Example.from_dict(row) for row in read_rows(folder.data / "test.jsonl")]
+    found = evaluate._measure(job, evaluate.System("student", "x", str(tmp_path)), examples)
+    assert found["measured"] == {}
+    assert "no tokenizer could be loaded" in found["notes"][0]
+
+
+def test_without_test_rows_nothing_is_claimed(tmp_path: Path, student_folder: Path) -> None:
+    job, folder = make_run(tmp_path, student_folder, SCRIPTED, rows=0)
+    with pytest.raises(JobFailedError, match="there is no test row"):
+        evaluate.run(job, folder)
+
+
+def test_the_parameters_of_an_endpoint_come_from_the_catalog(tmp_path: Path, student_folder: Path) -> None:
+    job, _ = make_run(tmp_path, student_folder, SCRIPTED, rows=1)
+
+    class Named(type(job.teacher)):  # type: ignore[misc]
+        model: str = "deepseek-chat"
+
+    assert evaluate._catalog_parameters(job, Named(kind="scripted")) == 671_000_000_000
+    assert evaluate._catalog_parameters(job, job.teacher) is None
