@@ -81,7 +81,7 @@ def run(job: Job, folder: RunFolder) -> None:
         raise JobFailedError("there is no test row, so nothing can be proved; name a test file in data.test, or give more rows")
     chosen = systems(job, folder)
     for system in chosen:
-        _answer_and_measure(job, folder, system, examples)
+        answer_and_measure(job, folder, system, examples)
     scores = scores_of(job, folder, chosen, examples)
     write_json(folder.evaluation / "scores.json", scores)
     for name, system_scores in scores["systems"].items():
@@ -111,7 +111,7 @@ def systems(job: Job, folder: RunFolder) -> list[System]:
 def scores_of(job: Job, folder: RunFolder, chosen: Sequence[System], examples: Sequence[Example]) -> Json:
     """evaluation/scores.json: systems, comparisons, verdict."""
     how = Resampling(job.evaluate.bootstrap_samples, job.evaluate.seed)
-    answers = {system.name: _read_answers(folder, system.name) for system in chosen}
+    answers = {system.name: read_answers(folder, system.name) for system in chosen}
     found: Json = {}
     for system in chosen:
         record = read_json(_record(folder, system.name))
@@ -134,7 +134,7 @@ def scores_of(job: Job, folder: RunFolder, chosen: Sequence[System], examples: S
     return {"systems": found, "comparisons": compared, "verdict": verdict(found, compared), "rows": len(examples)}
 
 
-def _answer_and_measure(job: Job, folder: RunFolder, system: System, examples: Sequence[Example]) -> None:
+def answer_and_measure(job: Job, folder: RunFolder, system: System, examples: Sequence[Example]) -> None:
     """Leaves <system>.jsonl and <system>.json; each half is skipped when it is there for the same model, rows and task."""
     name = system.name
     task = job.task.model_dump(mode="json")
@@ -151,7 +151,7 @@ def _answer_and_measure(job: Job, folder: RunFolder, system: System, examples: S
         record = {"fingerprint": mark, **record}
         write_json(_record(folder, name), record)
     if "measured" not in record:
-        answered = {answer.id for answer in _read_answers(folder, name) if answer.error is None}
+        answered = {answer.id for answer in read_answers(folder, name) if answer.error is None}
         usable = [example for example in examples if example.id in answered]
         write_json(_record(folder, name), {**record, **_measure(job, system, usable)})
 
@@ -266,5 +266,5 @@ def _record(folder: RunFolder, system: str) -> Path:
     return folder.evaluation / f"{system}.json"
 
 
-def _read_answers(folder: RunFolder, system: str) -> list[Answer]:
+def read_answers(folder: RunFolder, system: str) -> list[Answer]:
     return [Answer.from_dict(row) for row in read_rows(_answers_file(folder, system))]
