@@ -39,16 +39,16 @@ def say_json(value: Any) -> None:
 
 def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """An aligned table on a terminal; tab-separated lines elsewhere, for cut and awk."""
-    rows = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
-        for row in rows:
-            print("\t".join(row))
+        for line in texts:
+            print("\t".join(line))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+    for line in texts:
+        table.add_row(*(Text(cell) for cell in line))
     Console().print(table)
 
 

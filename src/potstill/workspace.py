@@ -155,7 +155,7 @@ class JobProcess:
         record = read_json(self._file)
         try:
             process = psutil.Process(record["pid"])
-            same = abs(process.create_time() - record["created"]) < 1.0
+            same = bool(abs(process.create_time() - record["created"]) < 1.0)
             return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False

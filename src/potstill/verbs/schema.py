@@ -67,5 +67,5 @@ def _with_short_paths(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _or_string(field: dict[str, Any]) -> dict[str, Any]:
-    shown = {key: field[key] for key in ("description", "default", "title") if key in field}
+    shown: dict[str, Any] = {key: field[key] for key in ("description", "default", "title") if key in field}
     return {**shown, "anyOf": [STRING, {key: value for key, value in field.items() if key not in shown}]}

@@ -1,0 +1,172 @@
+"""Everything about a job that can be wrong, looked at without spending anything or loading weights."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import psutil
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from .errors import ModelError
+from .estimates import SplitSurvey, Tokens, count_tokens, estimate, parameters_of, size_text, survey
+from .job import Job
+from .lessons import longest_row
+from .rendering import load_tokenizer, tokenizer_problems, vocabulary_difference
+from .types import Signal
+
+FEW_TEST_ROWS = 100
+WORTH_A_WARNING = 0.02
+"""Share of rows longer than the student takes above which a person should know."""
+
+
+class Finding(NamedTuple):
+    """One line of `potstill check`."""
+
+    level: Literal["ok", "warning", "problem"]
+    subject: str
+    text: str
+
+
+def check_job(job: Job) -> list[Finding]:
+    """Data, tokenizers, vocabularies, losses, teacher, lengths, exporters, disk and memory."""
+    surveyed = survey(job)
+    student, student_findings = _tokenizer("student", job.student.model, job)
+    findings = [*_data(job, surveyed), *student_findings, *_teacher(job, student), *_losses(job)]
+    tokens = None
+    config, config_findings = _config(job)
+    findings += config_findings
+    if student is not None and config is not None:
+        max_length = longest_row(job.student.max_length, config.context)
+        tokens = count_tokens(surveyed["train"].sample, job.task, student, max_length)
+        findings += _lengths(tokens, max_length)
+    if config is not None:
+        findings += _exports(job, config.architecture)
+    if not any(found.level == "problem" for found in findings):
+        findings += _room(job, surveyed, tokens)
+    return findings
+
+
+class _Config(NamedTuple):
+    architecture: str
+    context: int | None
+
+
+def _data(job: Job, surveyed: dict[str, SplitSurvey]) -> Iterator[Finding]:
+    for split, found in surveyed.items():
+        yield from (Finding("problem", f"data.{split}", problem) for problem in found.problems)
+        total = found.rows + found.rejected.total()
+        if total == 0:
+            continue
+        if found.rows / total < job.data.min_valid_share:
+            text = f"{found.rows:,} of {total:,} rows are usable, and data.min_valid_share is {job.data.min_valid_share}"
+            yield Finding("problem", f"data.{split}", f"{text}; the first: {found.first_rejection}")
+        elif found.rejected:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.rejected.most_common())
+            yield Finding("warning", f"data.{split}", f"{total - found.rows:,} of {total:,} rows are left out ({reasons})")
+        if found.rows:
+            yield Finding("ok", f"data.{split}", f"{found.rows:,} rows, {found.gold:,} with gold")
+    test = surveyed["test"]
+    rows = test.rows or int(surveyed["train"].rows * job.data.test_share)
+    gold = test.gold if test.rows else int(surveyed["train"].gold * job.data.test_share)
+    if rows and not gold:
+        yield Finding("warning", "data.test", "no test row has gold, so there will be no accuracy")
+    elif 0 < rows < FEW_TEST_ROWS:
+        yield Finding("warning", "data.test", f"about {rows} test rows prove little; a few hundred give a useful interval")
+
+
+def _tokenizer(role: str, model: str, job: Job) -> tuple[PreTrainedTokenizerBase | None, list[Finding]]:
+    options = job.student if role == "student" else job.teacher
+    trust, revision = getattr(options, "trust_remote_code", False), getattr(options, "revision", None)
+    try:
+        tokenizer = load_tokenizer(model, revision=revision, trust_remote_code=trust)
+        problems = tokenizer_problems(tokenizer)
+    except ModelError as error:
+        return None, [Finding("problem", f"{role} tokenizer", str(error))]
+    if problems:
+        return tokenizer, [Finding("warning", f"{role} tokenizer", problem) for problem in problems]
+    said = f"{len(tokenizer):,} tokens; the chat template ends a turn with the tokenizer's end token {tokenizer.eos_token!r}"
+    return tokenizer, [Finding("ok", f"{role} tokenizer", said)]
+
+
+def _teacher(job: Job, student: PreTrainedTokenizerBase | None) -> Iterator[Finding]:
+    problems = job.teacher.problems()
+    yield from (Finding("problem", "teacher", problem) for problem in problems)
+    place = job.teacher.local_model()
+    if problems:
+        return
+    if place is None:
+        yield Finding("ok", "teacher", f"{job.teacher.kind} can be asked; it gives {job.teacher.gives.name.lower()}")
+        return
+    teacher, findings = _tokenizer("teacher", place, job)
+    yield from findings
+    if teacher is None or student is None:
+        return
+    difference = vocabulary_difference(student, teacher)
+    impossible = [loss.kind for loss in job.train.losses if loss.needs > Signal.TEXT]
+    if difference is None:
+        yield Finding("ok", "vocabularies", "teacher and student have the same token -> id map")
+    elif impossible:
+        text = f"student and teacher differ: {difference}; {', '.join(impossible)} and every other loss on log-probabilities"
+        yield Finding("problem", "vocabularies", f"{text} is impossible, cross_entropy works: train: {{losses: [cross_entropy]}}")
+    else:
+        yield Finding("ok", "vocabularies", f"they differ ({difference}); cross_entropy, which needs text alone, works")
+
+
+def _losses(job: Job) -> Iterator[Finding]:
+    losses = ", ".join(f"{loss.weight:g} x {loss.kind}" for loss in job.train.losses)
+    yield Finding("ok", "losses", f"{losses}; the teacher {job.teacher.kind} gives {job.teacher.gives.name.lower()}")
+
+
+def _config(job: Job) -> tuple[_Config | None, list[Finding]]:
+    student = job.student
+    try:
+        read = AutoConfig.from_pretrained(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return None, [Finding("problem", "student", f"no configuration could be loaded from {student.model!r}: {reason}")]
+    context = getattr(read.get_text_config(), "max_position_embeddings", None)
+    architecture = (read.architectures or ["unknown"])[0]
+    try:
+        size = parameters_of(student.model)
+    except ModelError as error:
+        return None, [Finding("problem", "student", str(error))]
+    if Path(student.model).is_dir() and size is None:
+        return None, [Finding("problem", "student", f"{student.model} holds no safetensors weights; convert it to safetensors")]
+    said = f"{size:,} parameters" if size is not None else "weights not on this machine; they are downloaded when it runs"
+    return _Config(architecture, context), [Finding("ok", "student", f"{architecture}, {said}, context {context}")]
+
+
+def _lengths(tokens: Tokens, max_length: int) -> Iterator[Finding]:
+    if tokens.unrendered:
+        yield Finding("warning", "lengths", f"the chat template refuses {tokens.unrendered} of the sampled rows")
+    if not tokens.sampled:
+        return
+    share = tokens.too_long / tokens.sampled
+    said = f"{tokens.too_long} of {tokens.sampled} sampled rows ({share:.1%}) are longer than {max_length} tokens"
+    if share > WORTH_A_WARNING:
+        yield Finding("warning", "lengths", f"{said} and would be left out; raise student.max_length")
+    else:
+        yield Finding("ok", "lengths", f"{said}; {tokens.prompt:.0f} prompt and {tokens.answer:.0f} answer tokens on average")
+
+
+def _exports(job: Job, architecture: str) -> Iterator[Finding]:
+    for exporter in job.exports:
+        problem = exporter.problem(architecture)
+        yield Finding("problem" if problem else "ok", f"export {exporter.kind}", problem or f"takes {architecture}")
+
+
+def _room(job: Job, surveyed: dict[str, SplitSurvey], tokens: Tokens | None) -> Iterator[Finding]:
+    needed = estimate(job, surveyed, tokens)
+    place = next(folder for folder in (job.run_path, *job.run_path.parents) if folder.exists())
+    yield _compare("disk", needed.disk_bytes, shutil.disk_usage(place).free)
+    yield _compare("memory", needed.memory_bytes, psutil.virtual_memory().available)
+
+
+def _compare(what: str, needed: int | None, free: int) -> Finding:
+    if needed is None:
+        return Finding("ok", what, f"{size_text(free)} free; what the run needs is unknown before the weights are here")
+    level: Literal["ok", "problem"] = "ok" if needed < free else "problem"
+    return Finding(level, what, f"about {size_text(needed)} needed, {size_text(free)} free")

@@ -1,0 +1,241 @@
+"""What a job will take before anything is paid: rows, tokens, cost, memory, disk and time, each with how it was found."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from .contracts import Task
+from .errors import DataError, ModelError
+from .job import Job
+from .readers import read_file
+from .rendering import answer_ids, prompt_ids
+from .rows import ColumnNames, read_row
+from .types import SPLITS, Example, Signal
+
+SAMPLED_ROWS = 400
+"""Rows of a split that are rendered and counted in tokens; the rest is extrapolated."""
+TRAINING_BYTES = 16
+"""fp32 weights, gradients and the two moments of AdamW."""
+CHECKPOINTS_KEPT = 2
+MODEL_SHARE_OF_PEAK = 0.25
+"""Small models reach about a quarter of a matrix product's speed in training (docs/log.md)."""
+TOPK_BYTES = 6
+"""A 4-byte word and a 2-byte log-probability, rounded up."""
+
+
+@dataclass
+class SplitSurvey:
+    """One split's files, read once: rows, refusals, and the tokens of a sample."""
+
+    rows: int = 0
+    gold: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    first_rejection: str | None = None
+    problems: list[str] = field(default_factory=list)
+    sample: list[Example] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Means of a sample in the student's tokens, and how many of its rows are longer than the student takes."""
+
+    sampled: int
+    prompt: float
+    answer: float
+    too_long: int
+    unrendered: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the run will take; None is unknown, never zero. `how` says how the time was estimated."""
+
+    teacher_requests: int
+    prompt_tokens: int
+    answer_tokens: int
+    cost_usd: float | None
+    training_tokens: int
+    memory_bytes: int | None
+    disk_bytes: int | None
+    seconds: float | None
+    how: str
+
+
+def survey(job: Job) -> dict[str, SplitSurvey]:
+    """Reads every data file of the job once, streaming; a file that cannot be read is a problem of its split."""
+    files = {split: getattr(job.data, split) for split in SPLITS}
+    found = {split: _survey(job, names) for split, names in files.items()}
+    if job.data.unlabelled:
+        found["unlabelled"] = _survey(job, job.data.unlabelled)
+        found["unlabelled"].gold = 0
+    return found
+
+
+def _survey(job: Job, names: tuple[str, ...]) -> SplitSurvey:
+    columns = ColumnNames(**job.data.columns.model_dump()) if job.data.columns else None
+    found = SplitSurvey()
+    for name in names:
+        path = job.data_path(name)
+        try:
+            for raw in read_file(path):
+                _count(found, raw, path, columns)
+        except DataError as error:
+            found.problems.append(str(error))
+    return found
+
+
+def _count(found: SplitSurvey, raw: Raw, path: Path, columns: ColumnNames | None) -> None:
+    problem = raw.problem
+    if raw.row is not None and problem is None:
+        try:
+            example = read_row(raw.row, f"{path.name}:{raw.line}", columns)
+        except DataError as error:
+            problem = str(error)
+        else:
+            found.rows += 1
+            found.gold += example.gold is not None
+            if len(found.sample) < SAMPLED_ROWS:
+                found.sample.append(example)
+    if problem is not None:
+        found.rejected[problem.partition(":")[0]] += 1
+        found.first_rejection = found.first_rejection or f"{path.name}:{raw.line}: {problem}"
+
+
+def count_tokens(examples: list[Example], task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
+    """Renders a sample as training will; where a row has no gold, half the longest answer stands in."""
+    prompts: list[int] = []
+    answers: list[int] = []
+    unrendered = 0
+    for example in examples:
+        messages = task.prompt(example)
+        try:
+            prompts.append(len(prompt_ids(tokenizer, messages)))
+        except ModelError:
+            unrendered += 1
+            continue
+        known = example.gold is not None
+        answers.append(len(answer_ids(tokenizer, messages, example.gold or "")) if known else task.max_answer_tokens // 2)
+    count = max(1, len(prompts))
+    too_long = sum(p + a > max_length for p, a in zip(prompts, answers, strict=True))
+    return Tokens(len(prompts), sum(prompts) / count, sum(answers) / count, too_long, unrendered)
+
+
+def parameters_of(model: str) -> int | None:
+    """Parameters from the headers of a folder's safetensors files; None where there are none on this machine."""
+    files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
+    shapes = [entry["shape"] for file in files for name, entry in _header(file).items() if name != "__metadata__"]
+    return sum(math.prod(shape) for shape in shapes) if shapes else None
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file: its length in 8 bytes, little end first, stands before it."""
+    with file.open("rb") as stream:
+        try:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header: dict[str, Any] = json.loads(stream.read(min(length, file.stat().st_size)))
+        except (struct.error, ValueError):
+            raise ModelError(f"{file} is no whole safetensors file; copy or download it again") from None
+    return header
+
+
+def training_rows(job: Job, found: dict[str, SplitSurvey]) -> int:
+    """Train rows after the held-out shares and `max_train_rows`; duplicates and leakage are only known after prepare."""
+    rows = found["train"].rows
+    rows -= sum(int(rows * share) for share in _held_out_shares(job))
+    rows += found["unlabelled"].rows if "unlabelled" in found else 0
+    return min(rows, job.data.max_train_rows or rows)
+
+
+def estimate(job: Job, found: dict[str, SplitSurvey], tokens: Tokens | None) -> Estimate:
+    """Puts the survey, the sample's tokens and the models' sizes together."""
+    rows = training_rows(job, found)
+    gold = min(found["train"].gold, job.data.max_gold_rows if job.data.max_gold_rows is not None else rows, rows)
+    requests = rows if job.generate.when_gold == "teacher" else rows - gold
+    test_rows = found["test"].rows or int(found["train"].rows * job.data.test_share)
+    requests += 0 if job.teacher.local_model() else min(test_rows, job.data.max_test_rows or test_rows)
+    prompt, answer = (tokens.prompt, tokens.answer) if tokens else (0.0, 0.0)
+    size = parameters_of(job.student.model)
+    training_tokens = int(rows * (prompt + answer) * job.train.epochs)
+    asked = (int(requests * prompt), int(requests * answer))
+    runs = 2 if job.evaluate.control else 1
+    seconds = _training_seconds(size, training_tokens * runs)
+    return Estimate(
+        teacher_requests=requests,
+        prompt_tokens=asked[0],
+        answer_tokens=asked[1],
+        cost_usd=job.teacher.price().cost(*asked),
+        training_tokens=training_tokens,
+        memory_bytes=_memory(job, size),
+        disk_bytes=_disk(job, size, int(rows * answer)),
+        seconds=seconds,
+        how=f"training alone: 6 x {size or 0:,} parameters x {training_tokens:,} tokens"
+        f"{' x 2 (student and control)' if runs == 2 else ''}, at a quarter of the speed of a matrix product measured now"
+        if seconds is not None
+        else "unknown: the student's weights are not on this machine",
+    )
+
+
+def _held_out_shares(job: Job) -> Iterator[float]:
+    if not job.data.validation:
+        yield job.data.validation_share
+    if not job.data.test:
+        yield job.data.test_share
+
+
+def _memory(job: Job, size: int | None) -> int | None:
+    """Weights, gradients and optimizer of the student; a live teacher's weights beside them. Activations come on top."""
+    if size is None:
+        return None
+    trained = size * (TRAINING_BYTES if job.student.adaptation == "full" else 4)
+    place = job.teacher.local_model()
+    teacher = (parameters_of(place) or 0) * 4 if place else 0
+    return trained + teacher if job.train.signals == "live" else max(trained, teacher)
+
+
+def _disk(job: Job, size: int | None, target_tokens: int) -> int | None:
+    """Checkpoints with the optimizer, model, control, half-precision exports, and captured signals."""
+    if size is None:
+        return None
+    models = size * (TRAINING_BYTES * CHECKPOINTS_KEPT + 4 * (2 if job.evaluate.control else 1) + 2 * len(job.exports))
+    captured = job.train.signals == "captured" and any(loss.needs > Signal.TEXT for loss in job.train.losses)
+    return models + (target_tokens * job.train.top_k * TOPK_BYTES if captured else 0)
+
+
+def _training_seconds(size: int | None, tokens: int) -> float | None:
+    if size is None:
+        return None
+    return 6 * size * tokens / (_matrix_speed() * MODEL_SHARE_OF_PEAK)
+
+
+def _matrix_speed() -> float:
+    """Floating-point operations a second of a 512 x 512 matrix product on this machine, now."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    one = torch.randn(512, 512, device=device)
+    best = math.inf
+    for _ in range(12):
+        start = time.perf_counter()
+        float((one @ one)[0, 0])  # reading a number waits for the device
+        best = min(best, time.perf_counter() - start)
+    return 2 * 512**3 / best
+
+
+def size_text(num_bytes: int | None) -> str:
+    """Bytes for people.
+
+    >>> size_text(3 * 2**30), size_text(5 * 2**20), size_text(None)
+    ('3.0 GiB', '5 MiB', 'unknown')
+    """
+    if num_bytes is None:
+        return "unknown"
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"

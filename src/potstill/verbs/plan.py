@@ -1,0 +1,87 @@
+"""`potstill plan JOB.yaml`: the job with every default, what is done, and what the rest will take."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import AutoConfig
+
+from ..errors import DataError
+from ..estimates import Estimate, count_tokens, estimate, size_text, survey
+from ..job import Job, load_job
+from ..lessons import longest_row
+from ..pipeline import StagePlan, plan_job
+from ..rendering import load_tokenizer
+from ..terminal import say, say_json
+
+
+def plan(job_file: Path, overrides: list[str], as_json: bool) -> None:
+    """Nothing is asked, trained or written."""
+    job = load_job(job_file, overrides)
+    expected = _estimate(job)
+    stages = plan_job(job)
+    written = yaml.safe_load(job_file.read_text(encoding="utf-8"))
+    if as_json:
+        rows = [{"stage": stage.stage, "done": stage.done} for stage in stages]
+        say_json({"job": job.resolved(), "run": str(job.run_path), "stages": rows, "estimate": asdict(expected)})
+        return
+    say(f"# {job_file}, with every default; what the file or --set does not say is marked")
+    for line in job_lines(job.resolved(), written, {override.partition("=")[0] for override in overrides}):
+        say(line)
+    say()
+    _say_stages(stages)
+    say()
+    _say_estimate(expected)
+
+
+def job_lines(resolved: dict[str, Any], written: Any, overridden: set[str], path: str = "") -> list[str]:
+    """The resolved job as YAML lines; a value that nobody wrote ends with `# default`."""
+    lines = []
+    for key, value in resolved.items():
+        here = f"{path}.{key}" if path else key
+        indent = "  " * here.count(".")
+        given = isinstance(written, dict) and key in written
+        if isinstance(value, dict) and value:
+            short = {next(iter(value)): written[key]} if given and not isinstance(written[key], dict) else None
+            inner = short or (written[key] if given else {})
+            lines += [f"{indent}{key}:", *job_lines(value, inner, overridden, here)]
+            continue
+        said = given or any(name == here or here.startswith(f"{name}.") for name in overridden)
+        text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).removesuffix("...\n").strip()
+        lines.append(f"{indent}{key}: {text}{'' if said else '  # default'}")
+    return lines
+
+
+def _estimate(job: Job) -> Estimate:
+    surveyed = survey(job)
+    problems = [problem for found in surveyed.values() for problem in found.problems]
+    if problems:
+        raise DataError(problems[0])
+    student = job.student
+    options: dict[str, Any] = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
+    tokenizer = load_tokenizer(student.model, **options)
+    context = getattr(AutoConfig.from_pretrained(student.model, **options), "max_position_embeddings", None)
+    tokens = count_tokens(surveyed["train"].sample, job.task, tokenizer, longest_row(student.max_length, context))
+    return estimate(job, surveyed, tokens)
+
+
+def _say_stages(stages: list[StagePlan]) -> None:
+    for stage in stages:
+        say(f"{'done' if stage.done else 'to do':<6} {stage.stage}")
+
+
+def _say_estimate(expected: Estimate) -> None:
+    cost = "unknown (no price is known for this teacher)" if expected.cost_usd is None else f"${expected.cost_usd:,.2f}"
+    if expected.cost_usd == 0:
+        cost = "nothing (a local teacher)"
+    memory, disk = (size_text(value) for value in (expected.memory_bytes, expected.disk_bytes))
+    took = "unknown" if expected.seconds is None else f"about {max(1, round(expected.seconds / 60))} min"
+    say(f"teacher   {expected.teacher_requests:,} rows, {expected.prompt_tokens:,} + {expected.answer_tokens:,} tokens")
+    say(f"cost      {cost}; answers that are in the journal already cost nothing")
+    say(f"training  {expected.training_tokens:,} tokens")
+    say(f"memory    {memory} and the activations")
+    say(f"disk      {disk}")
+    say(f"time      {took} ({expected.how})")
