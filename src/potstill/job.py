@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, fie
 
 from .catalog import student_settings, teacher_settings
 from .contracts import Check, Compute, Exporter, Loss, Task, Teacher
-from .errors import JobError
+from .errors import JobError, did_you_mean
 from .plugins import explain, load_plugin
 from .recipe import Settings, StudentSettings, TrainSettings, job_folder, listed
 from .runfolder import RunFolder
@@ -228,6 +228,10 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
         raise JobError(f"job file {path} must hold keys such as name, task, data, teacher and student")
     for override in overrides:
         set_override(fields, override)
+    known = [name for name in Job.model_fields if name != "folder"]
+    for key in fields:
+        if key not in known:
+            raise JobError(f"{path}: unknown key {key!r}: {did_you_mean(str(key), known)}")
     return Job(folder=path.resolve().parent, **fields)
 
 
@@ -241,7 +245,10 @@ def set_override(fields: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise JobError(f"--set takes key=value, such as train.learning_rate=1e-4 (got {override!r})")
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise JobError(f"--set {dotted}: {text!r} is not YAML; quote it as in a job file") from None
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         value = float(value)  # YAML 1.1 reads 1e-4 as a string
     here = fields
@@ -250,6 +257,8 @@ def set_override(fields: dict[str, Any], override: str) -> None:
         inner = here.get(parent)
         if isinstance(inner, str):  # a short form: `teacher: starter-teacher`, `task: nli`
             inner = {"kind" if parent == "task" else "train" if parent == "data" else "model": inner}
+        if not isinstance(inner, dict | None):
+            raise JobError(f"--set {dotted}: {parent!r} is not a mapping in this job; set it whole, as YAML")
         here[parent] = inner = dict(inner or {})
         here = inner
     here[last] = value
