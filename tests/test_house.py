@@ -1,0 +1,178 @@
+"""The house: imports run down the floors, files and functions stay small, one plug-in a file, the README's tree is true."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "potstill"
+FAMILIES = ("tasks", "teachers", "checks", "losses", "metrics", "exporters", "compute")
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 400, 60, 6
+
+# Floor of each module or folder, by the name under src/potstill. A file imports only from lower floors.
+FLOORS: dict[int, str] = {
+    1: "types errors catalog starter texts",
+    2: "plugins runfolder journal readers json_rows table_rows rows statistics rendering signals kernels page reading overlap",
+    3: "contracts student batches generation progress measure runs asking scoring speed_trial recipe checkpoints lessons",
+    4: "job training teacher_signals tasks teachers checks losses metrics exporters compute",
+    5: "stages estimates terminal",
+    6: "pipeline checking",
+    7: "workspace systems",
+    8: "verbs entities",
+    9: "cli client __main__ __init__",
+}
+FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
+# Files of one floor that may build on one another, where a floor has storeys of its own.
+SPLIT_LEVELS: dict[str, str] = {}
+
+FILES = sorted(path for path in SOURCE.rglob("*.py") if "__pycache__" not in path.parts)
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+def place_of(path: Path) -> str:
+    return path.relative_to(SOURCE).with_suffix("").parts[0]
+
+
+def own_imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and first name under potstill of every import of our own code, in functions and under TYPE_CHECKING too."""
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            if node.level:
+                base = path.relative_to(SOURCE).parts[: -node.level]
+                parts = [*base, *(node.module.split(".") if node.module else [])]
+            elif node.module and node.module.split(".")[0] == "potstill":
+                parts = node.module.split(".")[1:]
+            else:
+                continue
+            yield from ((node.lineno, parts[0]) for _ in [0] if parts)
+            if not parts:
+                yield from ((node.lineno, name) for name in names)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith("potstill."):
+                    yield node.lineno, alias.name.split(".")[1]
+
+
+def test_every_file_has_a_floor() -> None:
+    assert sorted({place_of(path) for path in FILES} - set(FLOOR_OF)) == []
+
+
+def test_imports_run_down_the_floors_only() -> None:
+    wrong = []
+    for path in FILES:
+        here = place_of(path)
+        if path.name == "__init__.py" and path.parent == SOURCE:
+            continue  # the package's front page names things of every floor and imports the lowest only
+        for line, there in own_imports(path):
+            inside_a_folder = (
+                here == there and (SOURCE / here).is_dir() and here not in FAMILIES and here not in ("stages", "verbs")
+            )
+            if there in FLOOR_OF and FLOOR_OF[there] >= FLOOR_OF[here] and not inside_a_folder:
+                wrong.append(f"{path.relative_to(ROOT)}:{line} (floor {FLOOR_OF[here]}) imports {there} ({FLOOR_OF[there]})")
+    assert wrong == []
+
+
+def test_no_import_stands_in_a_function_and_only_plugins_imports_by_name() -> None:
+    wrong = []
+    for path in FILES:
+        for node in ast.walk(TREES[path]):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                inner = [n.lineno for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
+                wrong += [f"{path.relative_to(ROOT)}:{line} import in {node.name}" for line in inner]
+        if path.name != "plugins.py" and re.search(r"\bimportlib\.(import_module|util)|__import__\(", path.read_text()):
+            wrong.append(f"{path.relative_to(ROOT)}: a dynamic import")
+    assert wrong == []
+
+
+def test_files_functions_and_parameter_lists_stay_small() -> None:
+    wrong = []
+    for path in FILES:
+        lines = path.read_text(encoding="utf-8").count("\n")
+        if lines > MAX_FILE_LINES:
+            wrong.append(f"{path.relative_to(ROOT)}: {lines} lines")
+        for node in ast.walk(TREES[path]):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > MAX_FUNCTION_LINES:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {length} lines")
+                names = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                num_parameters = len([name for name in names if name not in ("self", "cls")])
+                if num_parameters > MAX_PARAMETERS:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {num_parameters} parameters")
+    assert wrong == []
+
+
+def test_a_stage_offers_inputs_and_run_and_never_prints() -> None:
+    wrong = []
+    for path in sorted((SOURCE / "stages").glob("[!_]*.py")):
+        functions = {node.name for node in TREES[path].body if isinstance(node, ast.FunctionDef)}
+        wrong += [f"{path.name} has no {name}" for name in {"inputs", "run"} - functions]
+        calls = [node.func for node in ast.walk(TREES[path]) if isinstance(node, ast.Call)]
+        wrong += [f"{path.name}:{call.lineno} prints" for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+    assert wrong == []
+
+
+def test_a_plug_in_file_holds_one_plug_in_class_with_a_docstring() -> None:
+    wrong = []
+    bases = {"Task", "Teacher", "Check", "Loss", "Metric", "Exporter", "Compute"}
+    for path in (path for family in FAMILIES for path in sorted((SOURCE / family).glob("[!_]*.py"))):
+        classes = [node for node in TREES[path].body if isinstance(node, ast.ClassDef)]
+        plugins = [node for node in classes if any(isinstance(base, ast.Name) and base.id in bases for base in node.bases)]
+        if len(plugins) != 1:
+            wrong.append(f"{path.relative_to(SOURCE)}: {len(plugins)} plug-in classes")
+        wrong += [f"{path.relative_to(SOURCE)}: {node.name} has no docstring" for node in plugins if not ast.get_docstring(node)]
+    assert wrong == []
+
+
+def tree_in_readme() -> dict[str, str]:
+    """Path under the root -> its words, from the README's file tree."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = text.split("<!-- tree -->")[1].split("```")[1]
+    listed, folders = {}, [""]
+    for line in block.splitlines():
+        if not line.strip():
+            continue
+        depth = (len(line) - len(line.lstrip())) // 2
+        name, _, words = line.strip().partition(" ")
+        path = folders[depth] + name
+        folders[depth + 1 :] = [path]
+        listed[path] = words.strip()
+    return listed
+
+
+def test_the_readme_lists_every_file_with_three_to_eight_words() -> None:
+    listed = tree_in_readme()
+    files = {str(path.relative_to(ROOT)) for path in FILES if path.name != "__init__.py" or path.parent == SOURCE}
+    assert sorted(files - set(listed)) == []
+    assert [path for path in listed if not (ROOT / path).exists()] == []
+    assert [
+        f"{path}: {words}" for path, words in listed.items() if path.endswith(".py") and not 3 <= len(words.split()) <= 8
+    ] == []
+
+
+def quick(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A verb in a child that says on stderr every module it imports."""
+    command = [sys.executable, "-X", "importtime", "-m", "potstill", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1"})
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("list",), ("list", "losses"), ("list", "exporters"), ("show", "one")])
+def test_help_list_and_show_never_import_torch(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    (run / "state.json").write_text('{"status": "completed"}')
+    done = quick(*arguments, folder=tmp_path)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 0
+    assert "typer" in imported
+    assert imported.isdisjoint({"torch", "transformers", "pyarrow", "numpy", "aiohttp"})
+    assert done.stdout.strip()
