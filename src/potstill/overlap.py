@@ -1,13 +1,15 @@
-"""How much two texts overlap: ROUGE-L and the token F1 of SQuAD, for words of any script."""
+"""How much a text overlaps with what a row expects: ROUGE-L and the token F1 of SQuAD, for words of any script."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from rouge_score.rouge_scorer import RougeScorer
 
 from .texts import normalised, squad_form, words
+from .types import Example
 
 
 class _Words:
@@ -18,6 +20,24 @@ class _Words:
 
 
 _SCORER = RougeScorer(["rougeL"], tokenizer=_Words())
+
+
+def listed_values(value: Any) -> tuple[str, ...]:
+    """The texts and numbers of a list in a row's meta; none where it holds no list."""
+    items = value if isinstance(value, list | tuple) else [value]
+    return tuple(
+        str(item) for item in items if isinstance(item, str | int | float) and not isinstance(item, bool) and str(item).strip()
+    )
+
+
+def accepted_answers(example: Example) -> tuple[str, ...]:
+    """What counts as a right answer: meta.answers where there are some, or else the gold."""
+    return listed_values(example.meta.get("answers")) or listed_values(example.gold)
+
+
+def references(example: Example) -> tuple[str, ...]:
+    """What a free text is compared with: the gold and meta.references, each once."""
+    return tuple(dict.fromkeys((*listed_values(example.gold), *listed_values(example.meta.get("references")))))
 
 
 def rouge_l(text: str, references: Sequence[str]) -> float:

@@ -71,6 +71,11 @@ def digest(*parts: str) -> bytes:
     return hashlib.sha256("\0".join(parts).encode()).digest()[:16]
 
 
+def bare_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a row's meta stays when its gold is taken away: the rest may hold the answer (answers, key facts)."""
+    return {key: meta[key] for key in ("id", "source") if key in meta}
+
+
 def _usual_columns(row: Mapping[str, Any]) -> ColumnNames:
     prompt = next((name for name in PROMPT_NAMES if name in row), None)
     if prompt is None:

@@ -1,0 +1,122 @@
+"""prepare: the user's files -> data/{train,validation,test}.jsonl, data/rejected.jsonl and data/card.json."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, JobFailedError
+from ..intake import FileCount, Source, take_in
+from ..job import Job
+from ..readers import check_file
+from ..rows import ColumnNames
+from ..runfolder import Json, RunFolder, file_digest, write_json
+from ..splits import SplitCounts, SplitWishes, make_splits
+from ..types import SPLITS
+
+
+def inputs(job: Job) -> Any:
+    """The data settings and the content of every file. Raises DataError when a file cannot be used."""
+    sources = sources_of(job)
+    for source in sources:
+        check_file(source.path)
+    settings = job.data.model_dump(mode="json", exclude={"folder"})
+    return [settings, [[source.name, file_digest(source.path)] for source in sources]]
+
+
+def run(job: Job, folder: RunFolder) -> None:
+    """Raises DataError when a file cannot be used or a split stays empty, JobFailedError when too few rows are usable."""
+    spool = folder.data / ".taken"
+    rejected = folder.data / "rejected.jsonl"
+    columns = ColumnNames(**job.data.columns.model_dump()) if job.data.columns else None
+    files = take_in(sources_of(job), columns, spool, rejected)
+    _refuse_too_few(files, job.data.min_valid_share, rejected)
+    counts = make_splits(spool, folder.data, _wishes(job))
+    shutil.rmtree(spool)
+    card = _card(files, counts, job)
+    write_json(folder.data / "card.json", card)
+    _refuse_empty(counts, card, job)
+    folder.event("prepared", rejected=card["rejected"], splits=card["splits"])
+
+
+def sources_of(job: Job) -> list[Source]:
+    """Every data file of the job, in the order in which they are read within a split."""
+    data = job.data
+    named = [("train", data.train, True), ("train", data.unlabelled, False), ("validation", data.validation, True)]
+    return [
+        Source(name, job.data_path(name), split, has_gold)
+        for split, names, has_gold in (*named, ("test", data.test, True))
+        for name in names
+    ]
+
+
+def _wishes(job: Job) -> SplitWishes:
+    data = job.data
+    own = frozenset(split for split, names in (("validation", data.validation), ("test", data.test)) if names)
+    limits = {"train": data.max_train_rows, "validation": data.max_validation_rows, "test": data.max_test_rows}
+    return SplitWishes(own, data.validation_share, data.test_share, data.max_gold_rows, limits)
+
+
+def _card(files: Sequence[FileCount], counts: SplitCounts, job: Job) -> Json:
+    """The counts of data/card.json. read = rejected + duplicates + leakage + left_out + rows, over all splits."""
+    duplicates = Counter(dict.fromkeys(SPLITS, 0))
+    reasons: Counter[str] = Counter()
+    for file in files:
+        duplicates["train" if file.split == "unlabelled" else file.split] += file.duplicates
+        reasons.update(file.rejected)
+    duplicates["train"] += counts.bare_duplicates
+    read = sum(file.read for file in files)
+    leakage = {name: counts.leakage[name] for name in ("train_in_test", "train_in_validation", "validation_in_test")}
+    return {
+        "files": [file.as_dict() for file in files],
+        "read": read,
+        "rejected": reasons.total(),
+        "rejected_by_reason": dict(reasons.most_common()),
+        "valid_share": (read - reasons.total()) / read,
+        "duplicates": dict(duplicates),
+        "leakage": leakage,
+        "left_out": {split: counts.left_out[split] for split in SPLITS},
+        "gold_withheld": counts.gold_withheld,
+        "splits": {
+            split: {
+                "rows": counts.rows[split],
+                "gold": counts.gold[split],
+                "unlabelled": counts.rows[split] - counts.gold[split],
+                "taken_from_train": split != "train" and not getattr(job.data, split),
+            }
+            for split in SPLITS
+        },
+    }
+
+
+def _refuse_too_few(files: Sequence[FileCount], min_share: float, rejected: Path) -> None:
+    read = sum(file.read for file in files)
+    reasons: Counter[str] = Counter()
+    for file in files:
+        reasons.update(file.rejected)
+    usable = read - reasons.total()
+    if usable / read < min_share:
+        reason, count = reasons.most_common(1)[0]
+        worst = max(files, key=lambda file: file.rejected.total())
+        raise JobFailedError(
+            f"only {usable:,} of {read:,} rows are usable, and data.min_valid_share asks for {min_share:.0%}; most often: "
+            f"{reason} ({count:,} rows), most of all in {worst.file}; every rejected row stands with its reason in {rejected}"
+        )
+
+
+def _refuse_empty(counts: SplitCounts, card: Json, job: Job) -> None:
+    for split in ("train", "test", "validation"):
+        if counts.rows[split] > 0:
+            continue
+        leaked = sum(number for name, number in counts.leakage.items() if name.startswith(f"{split}_in"))
+        why = f" ({leaked:,} rows stand in another split too and were removed)" if leaked else ""
+        own = split == "train" or bool(getattr(job.data, split))
+        cure = (
+            f"give data.{split} rows that stand in no other split"
+            if own
+            else f"name a file in data.{split}, or give more train rows"
+        )
+        raise DataError(f"no {split} rows are left of the {card['read']:,} rows read{why}; {cure}")

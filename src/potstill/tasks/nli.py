@@ -1,0 +1,42 @@
+"""nli: does a premise entail a hypothesis?"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from ..contracts import Task
+from ..reading import label_key, read_label, unwrapped
+from ..types import Example
+
+_SPELLINGS = {
+    "entailment": ("entailment", "entails", "entailed", "entail"),
+    "contradiction": ("contradiction", "contradicts", "contradicted", "contradictory", "contradict"),
+    "neutral": ("neutral", "neutrality"),
+}
+
+
+class Nli(Task):
+    """Natural language inference: one of three labels; right when the label is the gold's."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("macro_f1",)
+    max_answer_tokens: int = Field(default=8, ge=1, description="longest answer asked for, in tokens")
+    labels: tuple[str, ...] = Field(default=("entailment", "neutral", "contradiction"), min_length=2)
+
+    def read(self, text: str) -> str | None:
+        """The label that a text gives, tolerant of case, fences, JSON and a sentence around it.
+
+        >>> Nli().read('{"label": "Contradiction"}'), Nli().read("It is neutral, not entailment."), Nli().read("Maybe")
+        ('contradiction', 'neutral', None)
+        """
+        spellings = {spelling: label for label in self.labels for spelling in _SPELLINGS.get(label, (label,))}
+        return read_label(text, spellings)
+
+    def right(self, text: str, example: Example) -> float | None:
+        gold = example.gold if example.gold is not None else example.meta.get("label")
+        if not isinstance(gold, str):
+            return None
+        found = self.read(text)
+        wanted = self.read(gold) or unwrapped(gold)
+        return float(found is not None and label_key(found) == label_key(wanted))
