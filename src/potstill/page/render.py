@@ -1,0 +1,201 @@
+"""report.json to one self-contained page: style, plots and tables inline, nothing fetched, everything escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from .numbers import (
+    bytes_in_words,
+    count_in_words,
+    dollars,
+    interval,
+    percent,
+    points,
+    rate_in_words,
+    seconds_in_words,
+)
+from .plots import Dot, Gap, Line, Point, curves, forest, marker, range_bar, scatter, thinned
+from .verdict import size_against
+
+HOME = Path(__file__).parent
+DASH = "–"
+ROLES = ("student", "control", "teacher")
+MEANING = {
+    "teacher": "the model to be replaced",
+    "baseline": "the student, untouched",
+    "control": "the student, trained on plain text",
+    "student": "the distilled student",
+}
+Json = Mapping[str, Any]
+
+
+def render(report: Json) -> str:
+    """The whole page as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HOME),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        bytes=lambda v: bytes_in_words(v, DASH),
+        count=lambda v: count_in_words(v, DASH),
+        seconds=lambda v: seconds_in_words(v, DASH),
+        rate=lambda v: rate_in_words(v, DASH),
+        percent=lambda v: percent(v, DASH),
+        dollars=dollars,
+        interval=interval,
+        points=points,
+        label=label,
+    )
+    template = environment.get_template("report.html.jinja")
+    style = Markup((HOME / "report.css").read_text(encoding="utf-8"))  # our own file: the only text that is not escaped
+    return template.render(
+        report=report,
+        style=style,
+        figures=key_figures(report),
+        systems=table(report["systems"]),
+        metric_names=metric_names(report["systems"]),
+        gaps=gap_plot(report),
+        latency_plot=against(report["systems"], "latency_p50_s", "median latency of one row", seconds_in_words),
+        size_plot=against(report["systems"], "size_bytes", "size on disk", bytes_in_words),
+        curve_plots=curve_plots(report["curves"]),
+        settings=yaml.safe_dump(report["settings"], sort_keys=False, allow_unicode=True),
+        data_tables=card_tables(report["data_card"]),
+        answer_tables=card_tables(report["answers_card"]),
+        meaning=MEANING,
+    )
+
+
+def key_figures(report: Json) -> list[dict[str, str]]:
+    """The few numbers a person repeats; each is left out when it is not known."""
+    systems, compared = report["systems"], report["comparisons"]
+    teacher, student = systems.get("teacher"), systems.get("student")
+    found = []
+    kept = compared.get("retention")
+    if kept and kept["value"] is not None:
+        found.append(_figure(percent(kept["value"]), "of the teacher's accuracy", interval(kept)))
+    if teacher and student:
+        size = size_against(student.get("parameters"), teacher.get("parameters"))
+        if size.endswith("er"):
+            times, word = size.rsplit(" ", 1)
+            both = f"{count_in_words(student['parameters'])} for {count_in_words(teacher['parameters'])} parameters"
+            found.append(_figure(times.replace(" times", "×"), word, both))
+        slow, fast = teacher.get("latency_p50_s"), student.get("latency_p50_s")
+        if slow and fast:
+            ratio, word = (slow / fast, "faster") if slow >= fast else (fast / slow, "slower")
+            found.append(_figure(f"{ratio:.2g}×", word, f"{seconds_in_words(fast)} for {seconds_in_words(slow)} a row"))
+    gap = compared.get("student_minus_control")
+    if gap and gap["value"] is not None:
+        found.append(_figure(points(gap["value"]), "points over the control", interval(gap)))
+    return found
+
+
+def _figure(value: str, what: str, detail: str) -> dict[str, str]:
+    return {"value": value, "what": what, "detail": detail}
+
+
+def table(systems: Json) -> list[dict[str, Any]]:
+    """The comparison table's rows: the system, its accuracy drawn, and its name's mark."""
+    rows = []
+    for name, system in systems.items():
+        accuracy = system["accuracy"]
+        drawn = range_bar(name, accuracy["value"], accuracy["low"], accuracy["high"]) if accuracy["value"] is not None else ""
+        sign = Markup('<svg class="sign" viewBox="0 0 14 14" aria-hidden="true">{}</svg>').format(marker(name, 7, 7))
+        rows.append({"name": name, "sign": sign, "drawn": drawn, **system})
+    return rows
+
+
+def metric_names(systems: Json) -> list[str]:
+    """Metrics that at least one system has a value for, in order."""
+    names: dict[str, None] = {}
+    for system in systems.values():
+        names.update(dict.fromkeys(name for name, score in system.get("metrics", {}).items() if score["value"] is not None))
+    return list(names)
+
+
+def gap_plot(report: Json) -> Markup | None:
+    """Student minus each other system, as a forest plot."""
+    gaps = []
+    for other in ("teacher", "control", "baseline"):
+        gap = report["comparisons"].get(f"student_minus_{other}")
+        if gap and gap["value"] is not None:
+            told = f"{points(gap['value'])} {interval(gap)}".strip()
+            gaps.append(Gap(f"student − {other}", gap["value"], gap["low"], gap["high"], told))
+    told = "; ".join(f"{gap.label}: {gap.told} percentage points" for gap in gaps)
+    return forest(gaps, f"Differences in accuracy. {told}") if gaps else None
+
+
+def against(systems: Json, key: str, title: str, words: Any) -> Markup | None:
+    """Accuracy against latency or size; None with fewer than two systems to compare."""
+    dots = []
+    for name, system in systems.items():
+        accuracy = system["accuracy"]
+        if accuracy["value"] is None or not system.get(key):
+            continue
+        across = (system.get("latency") or {}).get("p50") if key == "latency_p50_s" else None
+        ends = (across["low"], across["high"]) if across else (None, None)
+        dots.append(Dot(name, system[key], accuracy["value"], accuracy["low"], accuracy["high"], *ends))
+    if len(dots) < 2:
+        return None
+    told = "; ".join(f"{dot.system}: {percent(dot.y)} at {words(dot.x)}" for dot in dots)
+    return scatter(dots, title, words, f"Accuracy against {title}. {told}")
+
+
+def curve_plots(roles: Json) -> list[dict[str, Any]]:
+    """Training loss, validation loss and validation score by step, for each role that was trained."""
+    wanted = (
+        ("Training loss", "step", "loss", False),
+        ("Validation loss", "validation", "loss", True),
+        ("Validation score", "validation", "score", True),
+    )
+    plots = []
+    for title, event, key, marks in wanted:
+        lines: list[Line] = []
+        for role in (role for role in (*ROLES, *roles) if role in roles):
+            values = [Point(point["step"], point[key]) for point in roles[role][event] if point.get(key) is not None]
+            if values and role not in [line.system for line in lines]:
+                lines.append(Line(role, thinned(values), marks))
+        if lines:
+            told = "; ".join(f"{line.system} ends at {line.points[-1].y:.3g}" for line in lines)
+            words = percent if key == "score" else None
+            plots.append({"title": title, "plot": curves(lines, title.lower(), f"{title} by step. {told}", words)})
+    return plots
+
+
+def card_tables(card: Json) -> list[dict[str, Any]]:
+    """A card of counts as small tables: its single values first, then each part by its name."""
+    single = [(label(key), shown(value)) for key, value in card.items() if not isinstance(value, Mapping | list)]
+    tables = [{"title": "", "rows": single}] if single else []
+    for key, value in card.items():
+        if isinstance(value, Mapping) and value:
+            tables.append({"title": label(key), "rows": [(str(name), shown(inner)) for name, inner in value.items()]})
+        elif isinstance(value, Sequence) and not isinstance(value, str) and value:
+            tables.append({"title": label(key), "rows": [("", shown(inner)) for inner in value]})
+    return tables
+
+
+def shown(value: Any) -> str:
+    """A value of a card in words; None is unknown, never zero."""
+    if value is None:
+        return "unknown"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{label(name)} {shown(inner)}" for name, inner in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(shown(inner) for inner in value) or "none"
+    if isinstance(value, int | float):
+        return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+    return str(value)
+
+
+def label(key: str) -> str:
+    return str(key).replace("_", " ")
