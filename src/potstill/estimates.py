@@ -238,4 +238,4 @@ def size_text(num_bytes: int | None) -> str:
     """
     if num_bytes is None:
         return "unknown"
-    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{max(1, round(num_bytes / 2**20))} MiB"

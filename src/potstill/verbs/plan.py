@@ -45,8 +45,9 @@ def job_lines(resolved: dict[str, Any], written: Any, overridden: set[str], path
         indent = "  " * here.count(".")
         given = isinstance(written, dict) and key in written
         if isinstance(value, dict) and value:
-            short = {next(iter(value)): written[key]} if given and not isinstance(written[key], dict) else None
-            inner = short or (written[key] if given else {})
+            inner = written[key] if given else {}
+            if not isinstance(inner, dict):  # a short form: a model's name, a plug-in's kind, a data file
+                inner = {next(name for name in ("model", "train", "kind") if name in value): inner}
             lines += [f"{indent}{key}:", *job_lines(value, inner, overridden, here)]
             continue
         said = given or any(name == here or here.startswith(f"{name}.") for name in overridden)
