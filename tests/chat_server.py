@@ -130,6 +130,7 @@ _FAULTS: dict[str, Callable[[], web.Response]] = {
     "error with 200": lambda: _error(200, "the engine is dead"),
     "no choices": lambda: web.json_response({"choices": []}),
     "null": lambda: web.json_response(_completion("", None, "stop")),
+    "half a character": lambda: web.json_response(_completion("", "fine \ud83d", "stop")),
     "blank": lambda: web.json_response(_completion("", "  ", "stop")),
     "thought too long": lambda: web.json_response(_completion("", "", "length")),
     "not utf-8": lambda: web.Response(body=b'{"choices": "\xff\xfe"}', content_type="application/json"),

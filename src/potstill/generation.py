@@ -13,7 +13,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -106,11 +106,15 @@ def _answer(model: PreTrainedModel, config: GenerationConfig, prompts: list[list
 @contextlib.contextmanager
 def _only(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """Keeps the checkpoint's own generation settings (a repetition penalty, a top_k) out: only what the job says is used."""
-    own, model.generation_config = model.generation_config, config
+    wrapped: Any = getattr(model, "get_base_model", None)  # peft's wrapper copies its config inwards
+    holders = [model, wrapped()] if wrapped else [model]
+    own = [holder.generation_config for holder in holders]
     try:
+        model.generation_config = config
         yield
     finally:
-        model.generation_config = own
+        for holder, before in zip(holders, own, strict=True):
+            holder.generation_config = before
 
 
 def _config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Sampling, stops: list[int]) -> GenerationConfig:

@@ -90,6 +90,11 @@ def test_what_asking_again_cannot_help_is_asked_once(fault: str, attempts: int) 
     assert server.asked["bad"] == attempts
 
 
+def test_half_a_character_is_replaced_so_that_the_text_can_be_written() -> None:
+    with ChatServer(faults={"odd": ["half a character"]}) as server:
+        assert _ask(_teacher(server), ["odd"])["odd"].text == "fine ?"
+
+
 def test_a_cut_answer_keeps_its_finish_reason() -> None:
     with ChatServer(faults={"long": ["cut"]}) as server:
         assert _ask(_teacher(server), ["long"])["long"].finish_reason == "length"

@@ -20,7 +20,7 @@ from ..generation import BATCH_TOKENS, Generated, generate
 from ..rendering import load_tokenizer, prompt_ids
 from ..runfolder import fingerprint, folder_digest
 from ..student import load_model
-from ..types import Reply, Request, Signal
+from ..types import Reply, Request, Sampling, Signal
 
 SORTED_TOGETHER = 2048
 """Requests that are held and sorted by length together: enough for full batches, few enough for any memory."""
@@ -49,7 +49,7 @@ class HuggingFace(Teacher):
                 loaded = loaded or self._load()
                 for request, row in self._answer(loaded, window):
                     yield request, self._reply(row)
-                    if row.last_of_batch:
+                    if isinstance(row, Generated) and row.last_of_batch:
                         await asyncio.sleep(0)  # where the journal takes the batch, and Ctrl-C gets its turn
         finally:
             del loaded
@@ -72,20 +72,31 @@ class HuggingFace(Teacher):
         own = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
         return _Loaded(load_model(self.model, **own), load_tokenizer(self.model, **own))  # type: ignore[arg-type]
 
-    def _answer(self, loaded: _Loaded, window: list[Request]) -> Iterator[tuple[Request, Generated]]:
+    def _answer(self, loaded: _Loaded, window: list[Request]) -> Iterator[tuple[Request, Generated | str]]:
+        """The window's rows as they are generated; a string says why the model cannot be asked a row."""
+
         def asked_alike(request: Request) -> tuple[Any, ...]:
             sampling = request.sampling
             return sampling.max_tokens, sampling.temperature, sampling.top_p, request.sample_index
 
         for _, group in groupby(sorted(window, key=asked_alike), key=asked_alike):
-            alike = list(group)
-            prompts = [prompt_ids(loaded.tokenizer, request.messages) for request in alike]
-            seed = int(fingerprint(alike[0].content())[:8], 16)
-            rows = generate(loaded.model, loaded.tokenizer, prompts, alike[0].sampling, batch_tokens=self.batch_tokens, seed=seed)
-            for row in rows:
+            alike: list[Request] = []
+            prompts: list[list[int]] = []
+            for request in group:
+                prompt = loaded.prompt(request)
+                if isinstance(prompt, str):
+                    yield request, prompt
+                else:
+                    alike.append(request)
+                    prompts.append(prompt)
+            seed = int(fingerprint([request.content() for request in alike[:1]])[:8], 16)
+            sampling = alike[0].sampling if alike else Sampling()
+            for row in generate(loaded.model, loaded.tokenizer, prompts, sampling, batch_tokens=self.batch_tokens, seed=seed):
                 yield alike[row.index], row
 
-    def _reply(self, row: Generated) -> Reply:
+    def _reply(self, row: Generated | str) -> Reply:
+        if isinstance(row, str):
+            return Reply("", "error", cost_usd=0.0, error=row)
         return Reply(
             text=row.text,
             finish_reason=row.finish_reason,
@@ -99,6 +110,17 @@ class HuggingFace(Teacher):
 class _Loaded(NamedTuple):
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+
+    def prompt(self, request: Request) -> list[int] | str:
+        """The prompt's ids, or why this model cannot take it."""
+        try:
+            ids = prompt_ids(self.tokenizer, request.messages)
+        except ModelError as error:
+            return str(error)
+        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if longest is not None and len(ids) >= longest:
+            return f"the prompt has {len(ids):,} tokens and the teacher takes {longest:,}"
+        return ids
 
 
 def _free() -> None:

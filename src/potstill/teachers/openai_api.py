@@ -136,6 +136,7 @@ class OpenAiApi(Teacher):
         prompt_tokens, completion_tokens = _usage(body, "prompt_tokens"), _usage(body, "completion_tokens")
         cost = self.price().cost(prompt_tokens, completion_tokens)
         if isinstance(text, str) and text.strip():
+            text = text.encode(errors="replace").decode()  # half a surrogate pair cannot be written to any file
             return Reply(text, reason, prompt_tokens, completion_tokens, cost)
         error = f"the reply holds no text (finish reason {reason})" if choice else "the reply holds no choices"
         return Reply("", reason, prompt_tokens, completion_tokens, cost, error=error)
