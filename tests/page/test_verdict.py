@@ -63,19 +63,19 @@ def test_near_a_hundred_percent_the_loss_is_not_rounded_away() -> None:
 
 def test_a_student_that_beats_the_teacher_is_said_to_reach_more() -> None:
     told = verdict(SYSTEMS, {**GOOD, "retention": score(1.05, 1.02, 1.08)})
-    assert "reaches 105% [102.0, 108.0] of the teacher's 84.5% accuracy, more than it" in told
+    assert "reaches 105.0% [102.0, 108.0] of the teacher's 84.5% accuracy, more than it" in told
 
 
 def test_a_teacher_that_is_never_right_leaves_nothing_to_keep() -> None:
     why = "the teacher is right on no row, so there is nothing to keep"
     told = verdict({**SYSTEMS, "teacher": system(0.0, 100)}, {**GOOD, "retention": score(None, None, None, 1000, why)})
-    assert "is right on 81% [79.0, 83.0] of the test rows; the teacher is right on no row" in told
+    assert "is right on 81.0% [79.0, 83.0] of the test rows; the teacher is right on no row" in told
 
 
 def test_without_teacher_control_and_baseline_it_says_what_is_missing() -> None:
     told = verdict({"student": system(0.81, None)}, {})
     assert told == (
-        "The student is right on 81% [79.0, 83.0] of the test rows, and there is no teacher's score to hold it against; "
+        "The student is right on 81.0% [79.0, 83.0] of the test rows, and there is no teacher's score to hold it against; "
         "no control to compare with; no baseline to compare with; n = 1,000."
     )
 

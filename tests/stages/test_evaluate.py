@@ -108,7 +108,7 @@ def test_a_prompt_that_does_not_fit_counts_as_wrong_and_is_noted(tmp_path: Path,
         long = Example("long", (Message("user", "light " * 2000),), "red")
         file.write(json.dumps(long.as_dict()) + "\n")
     system = evaluate.systems(job, folder)[-1]
-    evaluate._answer_and_measure(job, folder, system, [Example.from_dict(row) for row in read_rows(folder.data / "test.jsonl")])
+    evaluate.answer_and_measure(job, folder, system, [Example.from_dict(row) for row in read_rows(folder.data / "test.jsonl")])
     last = list(read_rows(folder.evaluation / "student.jsonl"))[-1]
     assert last["right"] == 0.0
     assert "tokens and the model takes 512" in last["error"]

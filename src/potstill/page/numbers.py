@@ -45,6 +45,14 @@ def seconds_in_words(value: float | None, unknown: str = UNKNOWN) -> str:
     return f"{minutes}m {seconds}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60}m"
 
 
+def short_rate(per_second: float | None, unknown: str = UNKNOWN) -> str:
+    """
+    >>> [short_rate(r) for r in (0.0139, 84.0, None)]
+    ['50/hour', '84/s', 'unknown']
+    """
+    return rate_in_words(per_second, unknown).replace(" queries/", "/").replace("/second", "/s").replace("/minute", "/min")
+
+
 def rate_in_words(per_second: float | None, unknown: str = UNKNOWN) -> str:
     """Queries in the unit that keeps the number between 1 and a few thousand.
 
@@ -61,14 +69,14 @@ def rate_in_words(per_second: float | None, unknown: str = UNKNOWN) -> str:
 
 def percent(value: float | None, unknown: str = UNKNOWN) -> str:
     """
-    >>> [percent(v) for v in (0.945, 1.0, 0.9996, 0.0, None)]
-    ['94.5%', '100%', '99.9%', '0%', 'unknown']
+    >>> [percent(v) for v in (0.945, 1.0, 0.9996, 0.0, 0.87, None)]
+    ['94.5%', '100%', '99.9%', '0%', '87.0%', 'unknown']
     """
     if value is None:
         return unknown
     tenths = math.floor(abs(value) * 1000 + 1e-9) if 0.9995 <= abs(value) < 1 else round(abs(value) * 1000)
     sign = "-" if value < 0 and tenths else ""
-    return f"{sign}{tenths / 10:g}%"
+    return f"{sign}{tenths / 10:g}%" if tenths in (0, 1000) else f"{sign}{tenths / 10:.1f}%"
 
 
 def points(value: float | None, unknown: str = UNKNOWN) -> str:

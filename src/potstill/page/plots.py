@@ -14,7 +14,7 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 360, 240
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 14, 38
+LEFT, RIGHT, TOP, BOTTOM = 40, 22, 14, 38
 MIN_GAP = 13.0
 
 
@@ -88,7 +88,7 @@ def scatter(dots: Sequence[Dot], x_title: str, x_words: Callable[[float], str], 
     ys = [value for dot in dots for value in (dot.y, dot.low, dot.high) if value is not None]
     x = logarithmic(min(xs), max(xs), LEFT, WIDTH - RIGHT)
     y = linear(max(0.0, min(ys)), min(1.0, max(ys)), HEIGHT - BOTTOM, TOP + 6, 4)
-    parts = [_frame(x, y, x_words, _share, x_title, "accuracy")]
+    parts = [_frame(x, y, x_words, share_tick, x_title, "accuracy")]
     labels = _spread([y.place(dot.y) for dot in dots])
     for dot, label_y in zip(dots, labels, strict=True):
         cx, cy = x.place(dot.x), y.place(dot.y)
@@ -97,26 +97,27 @@ def scatter(dots: Sequence[Dot], x_title: str, x_words: Callable[[float], str], 
         if dot.x_low and dot.x_high:
             parts.append(_stroke(dot.system, [Point(x.place(dot.x_low), cy), Point(x.place(dot.x_high), cy)], "whisker"))
         parts.append(marker(dot.system, cx, cy))
-        left = cx > LEFT + (WIDTH - LEFT) * 0.68
-        parts.append(_text(cx - 10 if left else cx + 10, label_y + 4 - 9, dot.system, f"label {_class(dot.system)}", left))
+        left = cx > LEFT + (WIDTH - LEFT) * 0.6
+        beside = x.place((dot.x_low if left else dot.x_high) or dot.x)
+        parts.append(_text(beside - 9 if left else beside + 9, label_y + 4, dot.system, f"label {_class(dot.system)}", left))
     return _svg(parts, HEIGHT, description)
 
 
-def curves(lines: Sequence[Line], y_title: str, description: str, y_words: Callable[[float], str] | None = None) -> Markup:
-    """Curves over steps, each named at its end."""
+def curves(lines: Sequence[Line], description: str, y_words: Callable[[float], str] | None = None) -> Markup:
+    """Curves over steps, named at the right in the order of their ends."""
     xs = [point.x for line in lines for point in line.points]
     ys = [point.y for line in lines for point in line.points]
-    right = WIDTH - 54
+    right = WIDTH - 58
     x = linear(0, max(xs), LEFT, right, 4)
     y = linear(min(ys), max(ys), HEIGHT - BOTTOM, TOP + 6, 4)
-    parts = [_frame(x, y, _plain, y_words or _plain, "step", y_title)]
+    parts = [_frame(x, y, _plain, y_words or _plain, "step", "")]
     ends = _spread([y.place(line.points[-1].y) for line in lines])
     for line, end_y in zip(lines, ends, strict=True):
         placed = [Point(x.place(point.x), y.place(point.y)) for point in line.points]
         parts.append(_stroke(line.system, placed, "curve"))
         if line.marks:
             parts += [marker(line.system, point.x, point.y, 3.2) for point in placed]
-        parts.append(_text(placed[-1].x + 7, end_y + 4, line.system, f"label {_class(line.system)}"))
+        parts.append(_text(right + 8, end_y + 4, line.system, f"label {_class(line.system)}"))
     return _svg(parts, HEIGHT, description)
 
 
@@ -204,16 +205,22 @@ def _text(x: float, y: float, text: str, css: str, left: bool = False, middle: b
 
 
 def _spread(places: Sequence[float]) -> list[float]:
-    """The same places, moved apart where labels would lie on each other."""
+    """The same places, moved apart to both sides where labels would lie on each other, and kept inside the plot.
+
+    >>> _spread([100.0, 102.0, 30.0])
+    [94.5, 107.5, 30.0]
+    """
     order = sorted(range(len(places)), key=lambda i: places[i])
     moved = list(places)
-    for before, index in itertools.pairwise(order):
-        moved[index] = max(moved[index], moved[before] + MIN_GAP)
-    excess = moved[order[-1]] - (HEIGHT - BOTTOM) if order else 0
-    if excess > 0:  # the lowest fell off the plot: push the stack up again
-        moved[order[-1]] -= excess
-        for after, index in itertools.pairwise(reversed(order)):
-            moved[index] = min(moved[index], moved[after] - MIN_GAP)
+    for _ in range(60):
+        for above, below in itertools.pairwise(order):
+            missing = MIN_GAP - (moved[below] - moved[above])
+            if missing > 1e-9:
+                moved[above] -= missing / 2
+                moved[below] += missing / 2
+        for edge, index in ((HEIGHT - BOTTOM - 2, order[-1:]), (TOP + 4, order[:1])):
+            for i in index:
+                moved[i] = min(moved[i], edge) if edge > HEIGHT / 2 else max(moved[i], edge)
     return moved
 
 
@@ -231,7 +238,7 @@ def _n(value: float) -> str:
     return f"{value:.1f}".rstrip("0").rstrip(".")
 
 
-def _share(value: float) -> str:
+def share_tick(value: float) -> str:
     return f"{value * 100:g}%"
 
 

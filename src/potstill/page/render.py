@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from .numbers import (
     bytes_in_words,
@@ -17,10 +18,10 @@ from .numbers import (
     interval,
     percent,
     points,
-    rate_in_words,
     seconds_in_words,
+    short_rate,
 )
-from .plots import Dot, Gap, Line, Point, curves, forest, marker, range_bar, scatter, thinned
+from .plots import Dot, Gap, Line, Point, curves, forest, marker, range_bar, scatter, share_tick, thinned
 from .verdict import size_against
 
 HOME = Path(__file__).parent
@@ -48,12 +49,13 @@ def render(report: Json) -> str:
         bytes=lambda v: bytes_in_words(v, DASH),
         count=lambda v: count_in_words(v, DASH),
         seconds=lambda v: seconds_in_words(v, DASH),
-        rate=lambda v: rate_in_words(v, DASH),
+        rate=lambda v: short_rate(v, DASH),
         percent=lambda v: percent(v, DASH),
         dollars=dollars,
         interval=interval,
         points=points,
         label=label,
+        quiet_intervals=quiet_intervals,
     )
     template = environment.get_template("report.html.jinja")
     style = Markup((HOME / "report.css").read_text(encoding="utf-8"))  # our own file: the only text that is not escaped
@@ -62,6 +64,7 @@ def render(report: Json) -> str:
         style=style,
         figures=key_figures(report),
         systems=table(report["systems"]),
+        latency_rows=max((_latency_rows(system) for system in report["systems"].values()), default=0),
         metric_names=metric_names(report["systems"]),
         gaps=gap_plot(report),
         latency_plot=against(report["systems"], "latency_p50_s", "median latency of one row", seconds_in_words),
@@ -121,10 +124,14 @@ def metric_names(systems: Json) -> list[str]:
     return list(names)
 
 
+def _latency_rows(system: Json) -> int:
+    return int(((system.get("latency") or {}).get("p50") or {}).get("n") or 0)
+
+
 def gap_plot(report: Json) -> Markup | None:
     """Student minus each other system, as a forest plot."""
     gaps = []
-    for other in ("teacher", "control", "baseline"):
+    for other in ("teacher", "control"):  # the baseline's gap is mostly so large that it would hide the other two
         gap = report["comparisons"].get(f"student_minus_{other}")
         if gap and gap["value"] is not None:
             told = f"{points(gap['value'])} {interval(gap)}".strip()
@@ -165,9 +172,14 @@ def curve_plots(roles: Json) -> list[dict[str, Any]]:
                 lines.append(Line(role, thinned(values), marks))
         if lines:
             told = "; ".join(f"{line.system} ends at {line.points[-1].y:.3g}" for line in lines)
-            words = percent if key == "score" else None
-            plots.append({"title": title, "plot": curves(lines, title.lower(), f"{title} by step. {told}", words)})
+            words = share_tick if key == "score" else None
+            plots.append({"title": title, "plot": curves(lines, f"{title} by step. {told}", words)})
     return plots
+
+
+def quiet_intervals(sentence: str) -> Markup:
+    """The sentence, escaped, with its intervals set smaller and unbroken."""
+    return Markup(re.sub(r"\[-?[\d.]+, -?[\d.]+\]", r'<span class="interval">\g<0></span>', str(escape(sentence))))
 
 
 def card_tables(card: Json) -> list[dict[str, Any]]:

@@ -51,6 +51,7 @@ def report_of(job: Job, folder: RunFolder) -> Json:
         "name": job.name,
         "description": job.description,
         "task": job.task.kind,
+        "task_name": Path(job.task.kind).stem,
         "created_at": now(),
         "verdict": scores["verdict"],
         "systems": scores["systems"],
