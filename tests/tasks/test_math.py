@@ -1,0 +1,72 @@
+"""math: the final number, exactly."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from potstill.tasks.math import Math
+from potstill.types import Example, Message
+
+ASKED = (Message("user", "2 + 2?"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("2 + 2 = 4\n#### 4", "4"),
+        ("#### $1,234.00", "1234"),
+        ("#### 1234 dollars, and 5 cents", "1234"),
+        ("####-7", "-7"),
+        ("#### −7", "-7"),
+        ("#### 3\nwait\n#### 4", "4"),
+        (r"So \boxed{42}.", "42"),
+        (r"\boxed{\frac{3}{4}}", "0.75"),
+        (r"\boxed{\dfrac{1}{3}}", "1/3"),
+        (r"\boxed{1{,}000}", "1000"),
+        ("The answer is 1/2.", "0.5"),
+        ("The final answer: 12.50", "12.5"),
+        ('{"answer": 12}', "12"),
+        ("He has 12 apples.\nSo 12 - 5 = 7 are left.", "7"),
+        ("It takes 5-3 hours", "3"),
+        ("50%", "50"),
+        ("12,34", "34"),
+        ("1e3", "1000"),
+        (".5", "0.5"),
+        ("1/0", None),
+        ("none at all", None),
+        ("", None),
+        ("<think>4?</think>5", "5"),
+        ("９", "9"),
+        ("9" * 5000, None),
+    ],
+)
+def test_the_final_number_is_read(text: str, number: str | None) -> None:
+    assert Math().read(text) == number
+
+
+def test_equal_numbers_are_right_and_all_others_wrong() -> None:
+    row = Example("1", ASKED, "12 - 5 = 7\n#### 7", {"answer": "7"})
+    assert Math().right("#### 7.0", row) == 1.0
+    assert Math().right("It is 7", Example("1", ASKED, "#### 7")) == 1.0
+    assert Math().right("#### 70", row) == Math().right("", row) == 0.0
+    assert Math().right("50%", Example("1", ASKED, "0.5")) == 0.0
+
+
+def test_a_row_without_a_number_to_compare_with_cannot_be_judged() -> None:
+    assert Math().right("4", Example("1", ASKED)) is None
+    assert Math().right("4", Example("1", ASKED, "no number here")) is None
+
+
+@given(st.text(alphabet=st.sampled_from("0123456789.,-/#e $%\\{}boxedfrac\n") | st.characters(), max_size=60))
+def test_no_text_breaks_the_reading(text: str) -> None:
+    found = Math().read(text)
+    assert found is None or Math().read(f"#### {found}") == found
+
+
+@given(st.integers(-(10**12), 10**12), st.integers(0, 4))
+def test_a_decimal_is_read_as_the_number_it_is(number: int, places: int) -> None:
+    sign, digits = "-" if number < 0 else "", f"{abs(number):0{places + 1}d}"
+    text = f"{sign}{digits[: len(digits) - places]}{'.' if places else ''}{digits[len(digits) - places :]}"
+    assert Math().read(f"#### {text}") == Math().read(f"The answer is {text}0." if places else f"The answer is {text}.0")

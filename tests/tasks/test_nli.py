@@ -1,0 +1,42 @@
+"""nli: one of three labels, however it is written."""
+
+from __future__ import annotations
+
+import pytest
+
+from potstill.tasks.nli import Nli
+from potstill.types import Example, Message
+
+ASKED = (Message("user", "Premise: a. Hypothesis: b."),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "entailment",
+        " Entailment.\n",
+        '{"label": "ENTAILMENT"}',
+        '```json\n{"answer": "entailment"}\n```',
+        "The answer is entailment.",
+        "The premise entails the hypothesis.",
+        "It is not neutral: entailment.",
+    ],
+)
+def test_a_right_label_is_right_in_every_dress(text: str) -> None:
+    assert Nli().right(text, Example("1", ASKED, "entailment")) == 1.0
+    assert Nli().right(text, Example("1", ASKED, "neutral")) == 0.0
+
+
+@pytest.mark.parametrize("text", ["", "entailment, neutral or contradiction", "maybe", "not entailment"])
+def test_no_label_or_several_is_no_answer(text: str) -> None:
+    assert Nli().read(text) is None
+    assert Nli().right(text, Example("1", ASKED, "entailment")) == 0.0
+
+
+def test_a_row_without_gold_cannot_be_judged() -> None:
+    assert Nli().right("neutral", Example("1", ASKED)) is None
+
+
+def test_other_labels_may_be_named() -> None:
+    task = Nli(labels=("supports", "refutes", "not enough info"))
+    assert task.right("Not_enough_info", Example("1", ASKED, "not enough info")) == 1.0
