@@ -54,8 +54,8 @@ class Batch(NamedTuple):
     numbers: tuple[int, ...]
 
     def to(self, device: torch.device | str) -> Batch:
-        moved = (tensor.to(device, non_blocking=True) for tensor in self[:4])
-        return Batch(*moved, numbers=self.numbers)
+        ids, positions, at, target = (tensor.to(device, non_blocking=True) for tensor in self[:4])
+        return Batch(ids, positions, at, target, self.numbers)
 
 
 def encode(pairs: Iterable[tuple[Sequence[Message], str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:

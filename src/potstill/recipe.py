@@ -103,7 +103,7 @@ def uses_bf16(precision: str, device: str, hidden_size: int) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     has_products = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return device == "cpu" and has_products and hidden_size >= WIDTH_WORTH_BF16
 

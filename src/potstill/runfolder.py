@@ -1,6 +1,6 @@
 """The run folder: where a run's files lie, who holds it, which stages are done, and what happened.
 
-    runs/<name>/  job.yaml state.json events.jsonl data/ answers/ signals/ checkpoints/ model/ evaluation/ exports/
+runs/<name>/  job.yaml state.json events.jsonl data/ answers/ signals/ checkpoints/ model/ evaluation/ exports/
 """
 
 from __future__ import annotations

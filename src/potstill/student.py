@@ -56,7 +56,8 @@ def load_model(
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"no model could be loaded from {model!r}: {reason}") from None
-    return loaded.to(device).eval()  # type: ignore[arg-type]
+    nn.Module.to(loaded, device)
+    return loaded.eval()
 
 
 def add_lora(model: PreTrainedModel, shape: LoraShape) -> PreTrainedModel:
@@ -66,10 +67,11 @@ def add_lora(model: PreTrainedModel, shape: LoraShape) -> PreTrainedModel:
         r=shape.rank, lora_alpha=shape.alpha, lora_dropout=shape.dropout, target_modules=targets, task_type="CAUSAL_LM"
     )
     try:
-        wrapped: PreTrainedModel = peft.get_peft_model(model, config)
+        wrapped: Any = peft.get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(f"LoRA does not fit this model: {str(error).splitlines()[0]}") from None
-    return wrapped
+    adapted: PreTrainedModel = wrapped  # it stands in for the model everywhere, though it is no subclass
+    return adapted
 
 
 def causal_model(model: nn.Module) -> PreTrainedModel:

@@ -111,8 +111,8 @@ def _refuse_empty(counts: SplitCounts, card: Json, job: Job) -> None:
     for split in ("train", "test", "validation"):
         if counts.rows[split] > 0:
             continue
-        leaked = sum(number for name, number in counts.leakage.items() if name.startswith(f"{split}_in"))
-        why = f" ({leaked:,} rows stand in another split too and were removed)" if leaked else ""
+        leaked = counts.leakage.total()
+        why = f" (removed because they stand in another split too: {leaked:,})" if leaked else ""
         own = split == "train" or bool(getattr(job.data, split))
         cure = (
             f"give data.{split} rows that stand in no other split"

@@ -38,7 +38,7 @@ class Scripted(Teacher):
         if text is None and self.echo:
             text = question
         if text is None:
-            return Reply("", "error", error="the script has no reply to this message")
+            return Reply("", "error", cost_usd=0.0, error="the script has no reply to this message")
         prompt_tokens, completion_tokens = len(question.split()), len(text.split())
         cost = self.price().cost(prompt_tokens, completion_tokens)
         return Reply(text, "stop", prompt_tokens, completion_tokens, cost_usd=cost)

@@ -151,7 +151,7 @@ def _polite(random: Random) -> Draft:
     )
 
 
-_KINDS = (_lookup, _lookup, _first_and_then, _first_and_then, _copy, _intent, _choice, _polite)
+_KINDS = (_lookup, _lookup, _first_and_then, _first_and_then, _copy, _copy, _copy, _intent, _choice, _polite)
 
 
 def draw(random: Random) -> Draft:
