@@ -153,29 +153,50 @@ def write_events(run: RunFolder) -> None:
             if step % (steps // 4) == 0:
                 score = SHARES[role] - 0.5 * math.exp(-step / (steps / 5))
                 lines.append({"event": "validation", "role": role, "step": step, "loss": loss + 0.05, "score": score, "n": 100})
+        end_of_role = {"steps": steps, "best_step": steps, "learning_rate": 1e-3, "seconds": steps / 5, "stopped_early": False}
+        lines.append({"event": "trained", "role": role, **end_of_role})
     run.path.mkdir(parents=True, exist_ok=True)
     (run.path / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-DATA_CARD = {
-    "read": 4210,
-    "kept": 4098,
-    "rejected": {"answer is empty": 61, "not JSON": 3, "roles out of order": 12},
-    "duplicates": 31,
-    "leakage": 5,
-    "splits": {"train": 3298, "validation": 400, "test": 400},
-    "gold": {"with gold": 1000, "without": 2298},
+DATA_CARD: dict[str, Any] = {
+    "files": [
+        {
+            "file": "tickets-2025.jsonl",
+            "split": "train",
+            "read": 3010,
+            "kept": 2925,
+            "duplicates": 24,
+            "rejected": {"empty answer": 61},
+        },
+        {"file": "prompts.csv", "split": "unlabelled", "read": 2310, "kept": 2298, "duplicates": 7, "rejected": {"not UTF-8": 5}},
+    ],
+    "read": 5320,
+    "rejected": 66,
+    "rejected_by_reason": {"empty answer": 61, "not UTF-8": 5},
+    "valid_share": 0.9876,
+    "duplicates": {"train": 31, "validation": 0, "test": 0},
+    "leakage": {"train_in_test": 5, "train_in_validation": 2, "validation_in_test": 0},
+    "left_out": {"train": 0, "validation": 0, "test": 0},
+    "gold_withheld": 0,
+    "splits": {
+        "train": {"rows": 4416, "gold": 2118, "unlabelled": 2298, "taken_from_train": False},
+        "validation": {"rows": 400, "gold": 400, "unlabelled": 0, "taken_from_train": True},
+        "test": {"rows": 400, "gold": 400, "unlabelled": 0, "taken_from_train": True},
+    },
 }
-ANSWERS_CARD = {
-    "input": 3298,
-    "accepted": 3121,
+ANSWERS_CARD: dict[str, Any] = {
+    "input": 4416,
+    "accepted": 4239,
     "rejected": 177,
     "pending": 0,
-    "success_ratio": 0.9463,
-    "reasons": {"finish_reason": 95, "readable": 82},
+    "success_ratio": 0.9599,
+    "accepted_from": {"gold": 2118, "teacher": 2121},
+    "reasons": {"finish_reason: length": 95, "unreadable for the task": 82},
     "cost_usd": 0.0,
     "prompt_tokens": 212_118,
     "completion_tokens": 61_903,
+    "teacher_accuracy_on_gold": {"value": None, "low": None, "high": None, "n": 0, "why": "no row has a value"},
 }
 
 if __name__ == "__main__":

@@ -90,3 +90,9 @@ def test_without_gold_or_student_nothing_is_claimed() -> None:
 def test_a_student_larger_than_its_teacher_is_told_so() -> None:
     told = verdict({**SYSTEMS, "teacher": system(0.8, 950_000)}, GOOD)
     assert "2 times larger" in told
+
+
+def test_a_student_that_learned_plain_text_alone_is_its_own_control() -> None:
+    told = verdict(SYSTEMS, {**GOOD, "student_minus_control": score(0.0, -0.01, 0.01), "control_is_student": True})
+    assert "it learned plain text alone, so it is its own control" in told
+    assert "no difference to the control" not in told

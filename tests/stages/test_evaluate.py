@@ -9,6 +9,7 @@ import pytest
 
 from potstill.errors import JobFailedError
 from potstill.job import Job
+from potstill.progress import Progress
 from potstill.runfolder import RunFolder, read_json, read_rows, write_rows
 from potstill.stages import evaluate
 from potstill.types import Example, Message
@@ -81,8 +82,14 @@ def test_a_scripted_teacher_and_three_students_are_scored_on_the_same_rows_and_r
 
     stamps = {path: path.stat().st_mtime_ns for path in folder.evaluation.iterdir() if path.name != "scores.json"}
     shutil.rmtree(folder.control)
-    shutil.copytree(student_folder, folder.control)
+    shutil.copytree(student_folder, folder.control)  # the same weights as the student: nothing is generated again
+    folder.event("note", message="control: cross entropy on 3 rows of gold text")
     evaluate.run(job, folder)
+    scores = read_json(folder.evaluation / "scores.json")
+    assert scores["comparisons"]["control_is_student"]
+    assert "its own control" in scores["verdict"]
+    assert "cross entropy on 3 rows of gold text" in scores["systems"]["control"]["notes"]
+    assert (folder.evaluation / "control.jsonl").read_text() == (folder.evaluation / "student.jsonl").read_text()
     changed = {path.name for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp}
     assert changed == {"control.jsonl", "control.json"}
 
@@ -107,11 +114,13 @@ def test_a_prompt_that_does_not_fit_counts_as_wrong_and_is_noted(tmp_path: Path,
     with (folder.data / "test.jsonl").open("a") as file:
         long = Example("long", (Message("user", "light " * 2000),), "red")
         file.write(json.dumps(long.as_dict()) + "\n")
-    system = evaluate.systems(job, folder)[-1]
-    evaluate.answer_and_measure(job, folder, system, [Example.from_dict(row) for row in read_rows(folder.data / "test.jsonl")])
-    last = list(read_rows(folder.evaluation / "student.jsonl"))[-1]
-    assert last["right"] == 0.0
-    assert "tokens and the model takes 512" in last["error"]
+    examples = [Example.from_dict(row) for row in read_rows(folder.data / "test.jsonl")]
+    with Progress(folder, "evaluate", 4) as bar:
+        answers = list(evaluate._generate(job.task, evaluate.systems(job, folder)[-1], examples, bar))
+    long_one = next(answer for answer in answers if answer.id == "long")
+    assert len(answers) == 4
+    assert long_one.right == 0.0
+    assert "tokens and the model takes 512" in str(long_one.error)
 
 
 def test_a_model_that_cannot_be_measured_is_noted_and_the_rest_goes_on(tmp_path: Path, student_folder: Path) -> None:

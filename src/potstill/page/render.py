@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import jinja2
 import yaml
 from markupsafe import Markup, escape
 
+from .card import card_tables, label
 from .numbers import (
     bytes_in_words,
     count_in_words,
@@ -70,6 +71,7 @@ def render(report: Json) -> str:
         latency_plot=against(report["systems"], "latency_p50_s", "median latency of one row", seconds_in_words),
         size_plot=against(report["systems"], "size_bytes", "size on disk", bytes_in_words),
         curve_plots=curve_plots(report["curves"]),
+        trained=[(role, curve["trained"]) for role, curve in report["curves"].items() if curve.get("trained")],
         settings=yaml.safe_dump(report["settings"], sort_keys=False, allow_unicode=True),
         data_tables=card_tables(report["data_card"]),
         answer_tables=card_tables(report["answers_card"]),
@@ -180,34 +182,3 @@ def curve_plots(roles: Json) -> list[dict[str, Any]]:
 def quiet_intervals(sentence: str) -> Markup:
     """The sentence, escaped, with its intervals set smaller and unbroken."""
     return Markup(re.sub(r"\[-?[\d.]+, -?[\d.]+\]", r'<span class="interval">\g<0></span>', str(escape(sentence))))
-
-
-def card_tables(card: Json) -> list[dict[str, Any]]:
-    """A card of counts as small tables: its single values first, then each part by its name."""
-    single = [(label(key), shown(value)) for key, value in card.items() if not isinstance(value, Mapping | list)]
-    tables = [{"title": "", "rows": single}] if single else []
-    for key, value in card.items():
-        if isinstance(value, Mapping) and value:
-            tables.append({"title": label(key), "rows": [(str(name), shown(inner)) for name, inner in value.items()]})
-        elif isinstance(value, Sequence) and not isinstance(value, str) and value:
-            tables.append({"title": label(key), "rows": [("", shown(inner)) for inner in value]})
-    return tables
-
-
-def shown(value: Any) -> str:
-    """A value of a card in words; None is unknown, never zero."""
-    if value is None:
-        return "unknown"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{label(name)} {shown(inner)}" for name, inner in value.items()) or "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(shown(inner) for inner in value) or "none"
-    if isinstance(value, int | float):
-        return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-    return str(value)
-
-
-def label(key: str) -> str:
-    return str(key).replace("_", " ")

@@ -76,6 +76,8 @@ def _kept(accuracy: Scores, teacher: Scores | None, kept: Scores | None) -> str:
 
 
 def _against(other: str, comparisons: Mapping[str, Any]) -> str:
+    if other == "control" and comparisons.get("control_is_student"):
+        return "it learned plain text alone, so it is its own control"
     gap = comparisons.get(f"student_minus_{other}")
     if gap is None or gap["value"] is None:
         return f"no {other} to compare with"

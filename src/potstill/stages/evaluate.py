@@ -10,6 +10,7 @@ in processes of their own; a teacher behind an API is asked by way of the journa
 from __future__ import annotations
 
 import gc
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from ..types import Example, Reply, Request, Sampling
 
 Json = dict[str, Any]
 VERSION = 1
+SYSTEMS = ("teacher", "baseline", "control", "student")
 BATCH_ROWS_MEASURED = 128
 UNMEASURED: Json = {
     "parameters": None,
@@ -127,11 +129,21 @@ def scores_of(job: Job, folder: RunFolder, chosen: Sequence[System], examples: S
             "latency_p95_s": p95["value"],
             "latency": {"p50": p50, "p95": p95},
             **measured,
-            "notes": [*record["notes"], *cut_off(rows)],
+            "notes": [*record["notes"], *cut_off(rows), *(_control_notes(folder) if system.name == "control" else [])],
             "spent": record.get("spent"),
         }
     compared = comparisons(answers, how)
+    marks = {system.name: read_json(_record(folder, system.name))["fingerprint"] for system in chosen}
+    if "control" in marks and marks["control"] == marks.get("student"):
+        compared["control_is_student"] = True
     return {"systems": found, "comparisons": compared, "verdict": verdict(found, compared), "rows": len(examples)}
+
+
+def _control_notes(folder: RunFolder) -> list[str]:
+    """What the control learned from, as the train stage said last."""
+    events = read_rows(folder.path / "events.jsonl")
+    told = [str(e["message"]) for e in events if e["event"] == "note" and str(e["message"]).startswith("control: cross entropy")]
+    return [told[-1].removeprefix("control: ")] if told else []
 
 
 def answer_and_measure(job: Job, folder: RunFolder, system: System, examples: Sequence[Example]) -> None:
@@ -140,6 +152,13 @@ def answer_and_measure(job: Job, folder: RunFolder, system: System, examples: Se
     task = job.task.model_dump(mode="json")
     mark = fingerprint(VERSION, system.identity(), task, file_digest(folder.data / "test.jsonl"), job.evaluate.latency_rows)
     record = read_json(_record(folder, name)) if _record(folder, name).is_file() else {}
+    if record.get("fingerprint") == mark and "measured" in record and _answers_file(folder, name).is_file():
+        return
+    twin = next((other for other in SYSTEMS if other != name and _has(folder, other, mark)), None)
+    if twin is not None:  # the same weights: a student that learned plain text alone is its own control
+        shutil.copyfile(_answers_file(folder, twin), _answers_file(folder, name))
+        write_json(_record(folder, name), read_json(_record(folder, twin)))
+        return
     if record.get("fingerprint") != mark or not _answers_file(folder, name).is_file():
         with Progress(folder, f"evaluate {name}", len(examples)) as bar:
             if system.teacher is not None:
@@ -154,6 +173,14 @@ def answer_and_measure(job: Job, folder: RunFolder, system: System, examples: Se
         answered = {answer.id for answer in read_answers(folder, name) if answer.error is None}
         usable = [example for example in examples if example.id in answered]
         write_json(_record(folder, name), {**record, **_measure(job, system, usable)})
+
+
+def _has(folder: RunFolder, system: str, mark: str) -> bool:
+    """Whether another system with the same weights, rows and task is answered and measured."""
+    if not _record(folder, system).is_file() or not _answers_file(folder, system).is_file():
+        return False
+    record = read_json(_record(folder, system))
+    return record.get("fingerprint") == mark and "measured" in record
 
 
 def _generate(task: Task, system: System, examples: Sequence[Example], bar: Progress) -> Iterator[Answer]:

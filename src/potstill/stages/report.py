@@ -112,9 +112,14 @@ def training_curves(folder: RunFolder) -> Json:
     """
     curves: dict[str, Json] = {}
     for event in read_rows(folder.path / "events.jsonl"):
-        if event["event"] not in ("step", "validation"):
+        if event["event"] not in ("step", "validation", "trained"):
             continue
-        curve = curves.setdefault(event["role"], {"step": [], "validation": []})
+        curve = curves.setdefault(event["role"], {"step": [], "validation": [], "trained": None})
+        if event["event"] == "trained":
+            curve["trained"] = {
+                key: event.get(key) for key in ("steps", "best_step", "learning_rate", "seconds", "stopped_early")
+            }
+            continue
         points = curve[event["event"]]
         while points and points[-1]["step"] >= event["step"]:
             points.pop()
@@ -134,7 +139,12 @@ def costs(teacher: Teacher, answers_card: Mapping[str, Any], evaluated: Mapping[
     price = teacher.price()
     free = price.input_per_million == 0 and price.output_per_million == 0
     parts: Json = {}
-    for name, card in (("training answers", answers_card), ("evaluation", evaluated or {})):
+    asked = (
+        ("training answers", answers_card),
+        ("validation answers", answers_card.get("validation")),
+        ("evaluation", evaluated),
+    )
+    for name, card in asked:
         if card:
             parts[name] = {key: card.get(key) for key in ("prompt_tokens", "completion_tokens", "cost_usd")}
     known = [part["cost_usd"] for part in parts.values()]
