@@ -19,6 +19,8 @@ from .runfolder import Json, write_rows
 from .types import SPLITS, Example
 
 SHOWN = 200
+ADAPT = "adapt"
+"""The rows that the teacher is trained on first: beside the splits, as the same files may be named for both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,11 @@ class FileCount:
 
 
 def take_in(sources: Sequence[Source], columns: ColumnNames | None, target: Path, rejected: Path) -> list[FileCount]:
-    """Writes `target`/<split>.jsonl, a row an Example with its `prompt_key` and `question_key`, and the rejected rows.
+    """Writes `target`/<split>.jsonl, and adapt.jsonl where the teacher has files of its own; and the rejected rows.
 
-    Sources of one split are read in the order given, test before validation before train, so that in a quarrel over an
-    id the test row keeps it. Raises DataError when a file as a whole cannot be used, before anything is written.
+    A row is an Example with its `prompt_key` and `question_key`. Sources of one split are read in the order given, test
+    before validation before train, so that in a quarrel over an id the test row keeps it. Raises DataError when a file as
+    a whole cannot be used, for most causes before anything is written.
     """
     for source in sources:
         check_file(source.path)
@@ -60,19 +63,24 @@ def take_in(sources: Sequence[Source], columns: ColumnNames | None, target: Path
     rejected.parent.mkdir(parents=True, exist_ok=True)
     part = rejected.with_name(f".{rejected.name}.part")
     with part.open("w", encoding="utf-8") as bin_file:
-        for split in reversed(SPLITS):
+        for split in (*reversed(SPLITS), ADAPT):
             mine = [(source, count) for source, count in zip(sources, counts, strict=True) if source.split == split]
-            write_rows(target / f"{split}.jsonl", _split_rows(mine, columns, ids, bin_file))
+            known = {source.path for source in sources if source.split != ADAPT} if split == ADAPT else set()
+            if split == ADAPT and not mine:
+                (target / "adapt.jsonl").unlink(missing_ok=True)
+                continue
+            write_rows(target / f"{split}.jsonl", _split_rows(mine, columns, set() if split == ADAPT else ids, bin_file, known))
     part.replace(rejected)
     return counts
 
 
 def _split_rows(
-    files: Sequence[tuple[Source, FileCount]], columns: ColumnNames | None, ids: set[bytes], rejected: TextIO
+    files: Sequence[tuple[Source, FileCount]], columns: ColumnNames | None, ids: set[bytes], rejected: TextIO, told: set[Path]
 ) -> Iterator[Json]:
+    """The rows of one split. The rejected rows of the files in `told` stand in `rejected` already."""
     seen: set[bytes] = set()
     for source, count in files:
-        for example in _examples(source, columns, count, rejected):
+        for example in _examples(source, columns, count, None if source.path in told else rejected):
             prompt = prompt_key(example.messages)
             content = digest(prompt, "gold" if example.gold is not None else "none", normalised(example.gold or ""))
             if content in seen:
@@ -84,7 +92,7 @@ def _split_rows(
             yield {**_with_own_id(example, ids).as_dict(), **keys}
 
 
-def _examples(source: Source, columns: ColumnNames | None, count: FileCount, rejected: TextIO) -> Iterator[Example]:
+def _examples(source: Source, columns: ColumnNames | None, count: FileCount, rejected: TextIO | None) -> Iterator[Example]:
     wanted = columns if source.has_gold or columns is None else replace(columns, gold=None)
     for raw in read_file(source.path):
         count.read += 1
@@ -100,8 +108,9 @@ def _examples(source: Source, columns: ColumnNames | None, count: FileCount, rej
                 continue
         assert problem is not None
         count.rejected[problem.partition(":")[0]] += 1
-        line = {"source": place, "reason": problem, "text": raw.text[:SHOWN]}
-        rejected.write(json.dumps(line, ensure_ascii=False) + "\n")
+        if rejected is not None:
+            line = {"source": place, "reason": problem, "text": raw.text[:SHOWN]}
+            rejected.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def without_gold(example: Example) -> Example:

@@ -32,7 +32,7 @@ class SplitWishes:
 
 @dataclass(slots=True)
 class SplitCounts:
-    """How many rows ended where; `left_out` are those over a limit."""
+    """How many rows ended where; `left_out` are those over a limit; `adapt` counts the rows for the teacher, apart."""
 
     rows: Counter[str] = field(default_factory=Counter)
     gold: Counter[str] = field(default_factory=Counter)
@@ -40,13 +40,14 @@ class SplitCounts:
     left_out: Counter[str] = field(default_factory=Counter)
     gold_withheld: int = 0
     bare_duplicates: int = 0
+    adapt: Counter[str] = field(default_factory=Counter)
 
 
 def make_splits(taken: Path, target: Path, wishes: SplitWishes) -> SplitCounts:
-    """Writes `target`/{train,validation,test}.jsonl from `taken`, whose files `intake.take_in` wrote.
+    """Writes `target`/{train,validation,test,adapt}.jsonl from `taken`, whose files `intake.take_in` wrote.
 
-    A question (the prompt without its system message) of test is removed from validation and train, and one of validation
-    from train; rows over a limit guard their questions too.
+    A question (the prompt without its system message) of test is removed from validation and train, one of validation
+    from train, and both from the rows that adapt the teacher; rows over a limit guard their questions too.
     """
     counts = SplitCounts()
     split_of = _divider(taken / "train.jsonl", wishes)
@@ -68,7 +69,20 @@ def make_splits(taken: Path, target: Path, wishes: SplitWishes) -> SplitCounts:
     _write_held_out("validation", clean, target, wishes, counts)
     validation_questions.update(bytes.fromhex(row["question_key"]) for row in rows("validation")())
     _write_train(_without_leaks("train", rows("train"), leak, counts), target, wishes, counts)
+    if (taken / "adapt.jsonl").is_file():
+        write_rows(target / "adapt.jsonl", _adapting(taken / "adapt.jsonl", leak, counts.adapt))
+    else:
+        (target / "adapt.jsonl").unlink(missing_ok=True)
     return counts
+
+
+def _adapting(taken: Path, leak: Callable[[Json], str | None], counts: Counter[str]) -> Iterator[Json]:
+    """The gold rows for the teacher; a teacher that had seen the test would be no measure."""
+    for row in read_rows(taken):
+        fate = "without_gold" if row["gold"] is None else "leakage" if leak(row) else "rows"
+        counts[fate] += 1
+        if fate == "rows":
+            yield _plain(row)
 
 
 def _without_leaks(split: str, rows: Rows, leak: Callable[[Json], str | None], counts: SplitCounts) -> Rows:
@@ -122,6 +136,10 @@ def _fits(split: str, row: Json, fits: Accept, counts: SplitCounts) -> bool:
 def _counted(split: str, row: Json, counts: SplitCounts) -> Json:
     counts.rows[split] += 1
     counts.gold[split] += row["gold"] is not None
+    return _plain(row)
+
+
+def _plain(row: Json) -> Json:
     return {key: value for key, value in row.items() if key not in ("prompt_key", "question_key")}
 
 

@@ -157,6 +157,33 @@ def test_the_inputs_follow_the_files_content_and_the_settings(tmp_path: Path, jo
     assert first != prepare.inputs(job_of(train="a.jsonl"))
 
 
+def test_the_teachers_gold_rows_are_kept_apart_without_the_test_questions(tmp_path: Path, teacher_folder: Path) -> None:
+    (tmp_path / "student").mkdir()
+    write_jsonl(tmp_path / "a.jsonl", ["one", "one", "two", "three", "held out"])
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write('{"prompt": "bare"}\n{"prompt": ""}\n')
+    write_jsonl(tmp_path / "t.jsonl", ["HELD out"])
+    write_jsonl(tmp_path / "v.jsonl", ["three"])
+    data = {"train": "a.jsonl", "test": "t.jsonl", "validation": "v.jsonl", "max_gold_rows": 1}
+    teacher = {"kind": "huggingface", "model": str(teacher_folder), "adapt": {"data": ["a.jsonl"]}}
+    job = Job(folder=tmp_path, name="run", task="qa", teacher=teacher, student="./student", data=data)
+    folder = prepared(job)
+    rows = list(read_rows(folder.data / "adapt.jsonl"))
+    assert [(row["messages"][0]["content"], row["gold"]) for row in rows] == [("one", "yes"), ("two", "yes")]
+    card = read_json(folder.data / "card.json")
+    assert {name: card["adapt"][name] for name in ("rows", "leakage", "without_gold")} == {
+        "rows": 2,
+        "leakage": 2,
+        "without_gold": 1,
+    }
+    assert card["adapt"]["files"][0]["duplicates"] == 1
+    assert (card["read"], card["splits"]["train"]["gold"], card["gold_withheld"]) == (9, 1, 1)
+    assert len(list(read_rows(folder.data / "rejected.jsonl"))) == 1
+    assert prepare.inputs(job) != prepare.inputs(
+        job.model_copy(update={"teacher": job.teacher.model_copy(update={"adapt": None})})
+    )
+
+
 @pytest.mark.skipif(DATA is None, reason="POTSTILL_DATA does not name the real data's folder")
 def test_the_real_files_are_taken_whole(job_of: Any) -> None:
     for place in sorted(path for path in Path(str(DATA)).iterdir() if path.is_dir()):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, JobFailedError
-from ..intake import FileCount, Source, take_in
+from ..intake import ADAPT, FileCount, Source, take_in
 from ..job import Job
 from ..readers import check_file
 from ..rows import ColumnNames
@@ -32,23 +32,25 @@ def run(job: Job, folder: RunFolder) -> None:
     spool = folder.data / ".taken"
     rejected = folder.data / "rejected.jsonl"
     columns = ColumnNames(**job.data.columns.model_dump()) if job.data.columns else None
-    files = take_in(sources_of(job), columns, spool, rejected)
+    taken = take_in(sources_of(job), columns, spool, rejected)
+    files = [file for file in taken if file.split != ADAPT]
     _refuse_too_few(files, job.data.min_valid_share, rejected)
     counts = make_splits(spool, folder.data, _wishes(job))
     shutil.rmtree(spool)
-    card = _card(files, counts, job)
+    card = {**_card(files, counts, job), "adapt": _adapt_card([file for file in taken if file.split == ADAPT], counts)}
     write_json(folder.data / "card.json", card)
     _refuse_empty(counts, card, job)
     folder.event("prepared", rejected=card["rejected"], splits=card["splits"])
 
 
 def sources_of(job: Job) -> list[Source]:
-    """Every data file of the job, in the order in which they are read within a split."""
+    """Every data file of the job, the adapted teacher's too, in the order in which they are read within a split."""
     data = job.data
+    adapt = job.teacher.adapt.data if job.teacher.adapt else ()
     named = [("train", data.train, True), ("train", data.unlabelled, False), ("validation", data.validation, True)]
     return [
         Source(name, job.data_path(name), split, has_gold)
-        for split, names, has_gold in (*named, ("test", data.test, True))
+        for split, names, has_gold in (*named, ("test", data.test, True), (ADAPT, adapt, True))
         for name in names
     ]
 
@@ -90,6 +92,12 @@ def _card(files: Sequence[FileCount], counts: SplitCounts, job: Job) -> Json:
             for split in SPLITS
         },
     }
+
+
+def _adapt_card(files: Sequence[FileCount], counts: SplitCounts) -> Json:
+    """The rows that adapt the teacher. kept = rows + leakage + without_gold."""
+    names = ("rows", "leakage", "without_gold")
+    return {"files": [file.as_dict() for file in files], **{name: counts.adapt[name] for name in names}}
 
 
 def _refuse_too_few(files: Sequence[FileCount], min_share: float, rejected: Path) -> None:
