@@ -18,8 +18,12 @@ def test_parts_with_the_same_keys_stand_side_by_side() -> None:
 
 def test_files_are_rows_with_their_own_counts() -> None:
     table = card_tables({"files": [{"file": "a.jsonl", "read": 5, "rejected": {"not JSON": 1}}, {"file": "b.csv", "read": 2}]})[0]
-    assert table.columns == ["", "rows read", "rows rejected"]
-    assert table.rows == [["a.jsonl", "5", "not JSON 1"], ["b.csv", "2", "unknown"]]
+    assert table.columns == ["", "read", "rejected"]
+    assert table.rows == [["a.jsonl", "5", "1"], ["b.csv", "2", "unknown"]]
+
+
+def test_a_part_of_zeros_is_one_zero() -> None:
+    assert card_tables({"left_out": {"train": 0, "test": 0}})[0].rows == [["left out by a limit of the job", "0"]]
 
 
 def test_a_card_within_a_card_keeps_its_name() -> None:

@@ -39,6 +39,7 @@ class Table(NamedTuple):
 def card_tables(card: Mapping[str, Any]) -> list[Table]:
     """The card's single values first, then each part by its name. What it cost stands elsewhere in the report."""
     plain = {key: value for key, value in card.items() if key not in COSTS}
+    plain = {key: 0 if _is_all_zero(value) else value for key, value in plain.items()}
     single = [[label(key), shown(value, key)] for key, value in plain.items() if _is_single(value)]
     tables = [Table("", [], single)] if single else []
     for key, value in plain.items():
@@ -62,10 +63,19 @@ def _part(title: str, value: Any) -> list[Table]:
 
 
 def _matrix(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Rows with the same keys, side by side."""
+    """Rows with the same keys, side by side; counts within a cell are summed."""
     keys = list(dict.fromkeys(key for row in rows.values() for key, value in row.items() if value is not None))
-    cells = [[name, *(shown(row.get(key), key) for key in keys)] for name, row in rows.items()]
-    return Table(title, ["", *map(label, keys)], cells)
+    cells = [[name, *(shown(_sum(row.get(key)), key) for key in keys)] for name, row in rows.items()]
+    return Table(title, ["", *(key.replace("_", " ") for key in keys)], cells)
+
+
+def _sum(value: Any) -> Any:
+    counts = isinstance(value, Mapping) and all(isinstance(count, int) for count in value.values())
+    return sum(value.values()) if counts else value
+
+
+def _is_all_zero(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(one, int) and one == 0 for one in value.values())
 
 
 def shown(value: Any, key: str = "") -> str:
