@@ -109,6 +109,13 @@ def test_json_lines_and_arrays_are_recognised_whatever_the_ending(tmp_path: Path
     assert len(read(write(tmp_path / "c.json", f'{{"data": [{ROW}]}}'))) == 1
 
 
+def test_an_array_on_each_line_is_a_bad_row_on_each_line(tmp_path: Path) -> None:
+    rows = read(write(tmp_path / "a.jsonl", f"[{ROW}]\n[{ROW}]\n"))
+    assert [str(row.problem).partition(":")[0] for row in rows] == ["not an object"] * 2
+    assert len(read(write(tmp_path / "b.jsonl", f"[{ROW}, {ROW}]\n"))) == 2
+    assert len(read(write(tmp_path / "c.json", f"[\n{ROW}\n]\n"))) == 1
+
+
 def test_an_array_element_that_is_no_object_harms_no_other(tmp_path: Path) -> None:
     rows = read(write(tmp_path / "a.json", f'[1, "x", {ROW}, {{"a": NaN}}]'))
     assert [row.problem is None for row in rows] == [False, False, True, False]
@@ -123,6 +130,7 @@ def test_an_array_element_that_is_no_object_harms_no_other(tmp_path: Path) -> No
         ('{"rows": [\n]}', 'an object with one under "data"'),
         (f"[{ROW},]", "line 1"),
         ("7", "an array of rows"),
+        (f"[\n{ROW}\n]\n[{ROW}]", "more follows"),
     ],
 )
 def test_a_broken_array_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:

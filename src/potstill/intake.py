@@ -1,6 +1,6 @@
 """Takes the user's files in: every row becomes an example with an id of its own, a duplicate, or a rejection with its reason.
 
-Memory grows by 16 bytes a row and set (what was seen), never by the rows themselves.
+Memory grows by about 200 bytes a row, the hashes of what was seen, however long the rows are.
 """
 
 from __future__ import annotations

@@ -185,12 +185,11 @@ def read_array(path: Path) -> Iterator[Raw]:
     """The elements of a top-level array, or of the array under "data", decoded one after another."""
     with path.open("rb") as file:
         text = _Text(path, file)
-        if text.expect("[{", _NO_ARRAY) == "{":
+        is_bare = text.expect("[{", _NO_ARRAY) == "["
+        if not is_bare:
             _find_data(text)
             text.expect("[", _NO_ARRAY)
-        if text.peek() == "]":
-            return
-        after = ","
+        after = text.expect("]", "") if text.peek() == "]" else ","
         while after == ",":
             line, value = text.value()
             try:
@@ -200,6 +199,8 @@ def read_array(path: Path) -> Iterator[Raw]:
             row, problem = parse_object(shown)
             yield Raw(line, row, problem, shown[:SHOWN])
             after = text.expect(",]", "a comma is missing between two rows")
+        if is_bare and text.peek():
+            text.fail("the array ends here, and more follows")
 
 
 def _find_data(text: _Text) -> None:

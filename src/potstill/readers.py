@@ -79,14 +79,15 @@ def _head(path: Path) -> bytes:
 def _is_one_value(path: Path) -> bool:
     """Whether a file is one JSON value (an array, or an object around it) and not JSON lines; its ending may be wrong."""
     head = _head(path).removeprefix(codecs.BOM_UTF8).lstrip()
-    if path.suffix.lower() != ".json":
-        return head.startswith(b"[") and head[1:].lstrip().startswith(b"{")
-    if head.startswith(b"["):
-        return True
+    if not head.startswith((b"[", b"{")):
+        return path.suffix.lower() == ".json"
     with path.open("rb") as file:
-        first = file.readline(MAX_LINE).removeprefix(codecs.BOM_UTF8)
-        rest = file.readline(MAX_LINE)
-    row, _ = parse_object(first.decode(errors="replace"))
-    if row is None:
-        return parse_object(rest.decode(errors="replace"))[0] is None  # not even the second line is a row of its own
-    return "data" in row and not rest.strip()
+        first, rest = (file.readline(MAX_LINE).removeprefix(codecs.BOM_UTF8).decode(errors="replace") for _ in range(2))
+    row, problem = parse_object(first)
+    if row is not None:
+        return path.suffix.lower() == ".json" and "data" in row and not rest.strip()
+    if problem is not None and problem.startswith("not an object"):
+        return not rest.strip()  # one array in one line, or an array a line
+    if head.startswith(b"["):
+        return path.suffix.lower() == ".json" or head[1:].lstrip().startswith(b"{")
+    return path.suffix.lower() == ".json" and parse_object(rest)[0] is None  # not even the second line is a row of its own
