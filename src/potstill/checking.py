@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import psutil
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from .errors import ModelError
+from .errors import JobError, ModelError
 from .estimates import SplitSurvey, Tokens, count_tokens, estimate, parameters_of, size_text, survey
 from .job import Job
 from .lessons import longest_row
@@ -47,6 +47,18 @@ def check_job(job: Job) -> list[Finding]:
     if not any(found.level == "problem" for found in findings):
         findings += _room(job, surveyed, tokens)
     return findings
+
+
+def refuse_problems(job: Job) -> None:
+    """Raises JobError with every problem that would only show after answers were paid for; the data is read in prepare."""
+    student, findings = _tokenizer("student", job.student.model, job)
+    config, config_findings = _config(job)
+    findings = [*findings, *_teacher(job, student), *config_findings]
+    if config is not None:
+        findings += _exports(job, config.architecture)
+    problems = [found.text for found in findings if found.level == "problem"]
+    if problems:
+        raise JobError("; ".join(problems))
 
 
 class _Config(NamedTuple):

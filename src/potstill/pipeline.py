@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import yaml
 
+from .checking import refuse_problems
 from .job import Job
 from .runfolder import RunFolder, fingerprint, seconds_since
 from .stages import adapt, capture, evaluate, export, generate, prepare, report, train, validate
@@ -27,6 +28,9 @@ JOURNEY: tuple[tuple[str, ModuleType], ...] = (
     ("export", export),
     ("report", report),
 )
+
+ASKING = ("generate", "capture")
+"""Once these are done the teacher is paid; before them, everything that can be wrong is said."""
 
 
 class StagePlan(NamedTuple):
@@ -44,7 +48,10 @@ def run_job(job: Job) -> RunFolder:
         _write_job(job, folder)
         folder.update_state(status="running", reason=None, name=job.name)
         try:
-            for (stage, module), plan in zip(JOURNEY, plan_job(job), strict=True):
+            plans = plan_job(job)
+            if not all(plan.done for plan in plans if plan.stage in ASKING):
+                refuse_problems(job)
+            for (stage, module), plan in zip(JOURNEY, plans, strict=True):
                 _run_stage(stage, module, plan, job, folder)
         except KeyboardInterrupt:
             folder.update_state(status="stopped", reason="stopped by the user")

@@ -36,6 +36,7 @@ def editor_schema() -> dict[str, Any]:
         parts[f"{name}Mapping"] = _with_short_paths(parts[name])
         parts[name] = {"anyOf": [STRING, {"$ref": f"#/$defs/{name}Mapping"}]}
     parts["DataSettings"]["anyOf"].append({"type": "array", "items": STRING})
+    del made["properties"]["folder"]  # the loader's own: the job file's folder
     made["properties"]["exports"] = _or_string(made["properties"]["exports"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
