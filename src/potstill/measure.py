@@ -3,7 +3,8 @@
     echo '{"model": "runs/x/model", "prompts": [[1, 5, 9]], ...}' | python -m potstill.measure
 
 Latency: prompts answered one by one, greedily, after one that warms up. Memory: the peak of the process while it loads
-the model and answers, above what it needed before (imports, tokenizer), plus the accelerator's own peak.
+the model and answers those, above what it needed before (imports, tokenizer), plus the accelerator's own peak. Batches
+come after: how much memory they take is the choice of who serves, not a property of the model.
 """
 
 from __future__ import annotations
@@ -121,14 +122,10 @@ def measure_here(spec: MeasureSpec) -> Measurement:
     before = resident_bytes()
     reset_peak()
     model = load_model(spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code, device=spec.device)
-    on_accelerator = model.device.type == "cuda"
     answer_one_by_one(model, tokenizer, spec.prompts[:1], spec.max_tokens)
     seconds, tokens = answer_one_by_one(model, tokenizer, spec.prompts, spec.max_tokens)
+    memory = peak_bytes(before, model.device.type)
     rate = rows_per_second(model, tokenizer, spec.batch_prompts, spec.max_tokens)
-    peak = peak_resident_bytes()
-    memory = None if peak is None or before is None else max(0, peak - before)
-    if on_accelerator and memory is not None:
-        memory += torch.cuda.max_memory_allocated()
     return Measurement(
         latency_s=[round(one, 6) for one in seconds],
         tokens_per_s=tokens / sum(seconds) if sum(seconds) > 0 and tokens > 0 else None,
@@ -164,6 +161,14 @@ def rows_per_second(
     start = time.perf_counter()
     count = sum(1 for _ in generate(model, tokenizer, [list(prompt) for prompt in prompts], Sampling(max_tokens=max_tokens)))
     return count / (time.perf_counter() - start)
+
+
+def peak_bytes(before: int | None, device: str) -> int | None:
+    """The process' peak above `before`, and the accelerator's own."""
+    peak = peak_resident_bytes()
+    if peak is None or before is None:
+        return None
+    return max(0, peak - before) + (torch.cuda.max_memory_allocated() if device == "cuda" else 0)
 
 
 def reset_peak() -> None:

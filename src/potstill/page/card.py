@@ -38,7 +38,7 @@ class Table(NamedTuple):
 
 def card_tables(card: Mapping[str, Any]) -> list[Table]:
     """The card's single values first, then each part by its name. What it cost stands elsewhere in the report."""
-    plain = {key: value for key, value in card.items() if key not in COSTS}
+    plain = {key: value for key, value in card.items() if key not in COSTS and not _is_unused(value)}
     plain = {key: 0 if _is_all_zero(value) else value for key, value in plain.items()}
     single = [[label(key), shown(value, key)] for key, value in plain.items() if _is_single(value)]
     tables = [Table("", [], single)] if single else []
@@ -106,6 +106,11 @@ def label(key: str) -> str:
     """
     text = WORDS.get(str(key), str(key).replace("_", " "))
     return text.upper() if text == "bleu" else text.replace("rouge l", "ROUGE-L").replace(" f1", " F1")
+
+
+def _is_unused(value: Any) -> bool:
+    """A part about files of which there are none, such as those that a teacher is adapted on."""
+    return isinstance(value, Mapping) and value.get("files") == []
 
 
 def _is_single(value: Any) -> bool:

@@ -35,10 +35,8 @@ def seconds_in_words(value: float | None, unknown: str = UNKNOWN) -> str:
     """
     if value is None:
         return unknown
-    if value < 0.01:
-        return f"{value * 1000:.2f}ms"
-    if value < 1:
-        return f"{value * 1000:.0f}ms"
+    if value < 0.9995:
+        return f"{_digits(value * 1000, 2 if value < 0.1 else 3)}ms"
     if value < 60:
         return f"{_digits(value, 2 if value < 10 else 3)}s"
     minutes, seconds = divmod(round(value), 60)

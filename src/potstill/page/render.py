@@ -56,6 +56,7 @@ def render(report: Json) -> str:
         interval=interval,
         points=points,
         label=label,
+        metric=lambda score: f"{score['value']:.{1 if score['value'] > 1 else 3}f}",  # BLEU goes to 100
         quiet_intervals=quiet_intervals,
     )
     template = environment.get_template("report.html.jinja")
@@ -99,7 +100,8 @@ def key_figures(report: Json) -> list[dict[str, str]]:
             found.append(_figure(f"{ratio:.2g}×", word, f"{seconds_in_words(fast)} for {seconds_in_words(slow)} a row"))
     gap = compared.get("student_minus_control")
     if gap and gap["value"] is not None:
-        found.append(_figure(points(gap["value"]), "points over the control", interval(gap)))
+        against_control = "over" if gap["value"] > 0 else "against"
+        found.append(_figure(points(gap["value"]), f"points {against_control} the control", interval(gap)))
     return found
 
 

@@ -37,7 +37,7 @@ from ..student import load_model
 from ..types import Example, Reply, Request, Sampling
 
 Json = dict[str, Any]
-VERSION = 1
+VERSION = 2
 SYSTEMS = ("teacher", "baseline", "control", "student")
 BATCH_ROWS_MEASURED = 128
 UNMEASURED: Json = {
