@@ -21,7 +21,7 @@ from .job import Job
 from .readers import read_file
 from .rendering import answer_ids, prompt_ids
 from .rows import ColumnNames, read_row
-from .types import SPLITS, Example, Signal
+from .types import SPLITS, Example, Raw, Signal
 
 SAMPLED_ROWS = 400
 """Rows of a split that are rendered and counted in tokens; the rest is extrapolated."""

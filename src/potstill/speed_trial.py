@@ -36,7 +36,7 @@ def trial() -> dict[str, Any]:
 
 def _tokens_per_second(model: LlamaForCausalLM) -> float:
     prompt = torch.arange(16)[None]
-    options = {"max_new_tokens": TOKENS, "do_sample": False, "pad_token_id": 0}
+    options: dict[str, Any] = {"max_new_tokens": TOKENS, "do_sample": False, "pad_token_id": 0}
     model.generate(prompt, **{**options, "max_new_tokens": 4})
     start = time.perf_counter()
     model.generate(prompt, **options)
