@@ -13,6 +13,7 @@ import os
 import random
 import statistics
 import time
+import zlib
 from pathlib import Path
 
 if not any(name.startswith("OMP_") for name in os.environ):
@@ -54,24 +55,26 @@ def random_llama(vocab_size: int) -> PreTrainedModel:
     return LlamaForCausalLM(config).eval()
 
 
-class Bytes:
-    """A tokenizer of bytes, for the random model: what `generate` needs and no more."""
+class Words:
+    """A tokenizer of hashed words, for the random model: what `generate` needs and no more."""
 
-    pad_token_id = 256
-    eos_token_id = 257
+    num_words = 4096
+    pad_token_id = num_words
+    eos_token_id = num_words + 1
     eos_token = "<end>"
 
     def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
-        return {"input_ids": [257] if text == self.eos_token else list(text.encode())}
+        ids = [zlib.crc32(word.encode()) % self.num_words for word in text.split()]
+        return {"input_ids": [self.eos_token_id] if text == self.eos_token else ids}
 
     def apply_chat_template(self, turns: list[dict[str, str]], *, add_generation_prompt: bool, **_: object) -> str:
-        return "".join(turn["content"] for turn in turns) + ("" if add_generation_prompt else self.eos_token)
+        return " ".join(turn["content"] for turn in turns) + ("" if add_generation_prompt else self.eos_token)
 
     def get_vocab(self) -> dict[str, int]:
-        return {str(number): number for number in range(258)}
+        return {str(number): number for number in range(self.num_words + 2)}
 
     def decode(self, ids: list[int], **_: object) -> str:
-        return bytes(number for number in ids if number < 256).decode(errors="replace")
+        return " ".join(map(str, ids))
 
 
 def rows_per_second(
@@ -94,7 +97,7 @@ def main() -> None:
     if given.model.is_dir():
         tokenizer, model = load_tokenizer(str(given.model)), load_model(str(given.model), device=given.device)
     else:
-        tokenizer, model = Bytes(), random_llama(258).to(given.device)  # type: ignore[assignment, arg-type]
+        tokenizer, model = Words(), random_llama(Words.num_words + 2).to(given.device)  # type: ignore[assignment, arg-type]
     prompts = [prompt_ids(tokenizer, [Message("user", question)]) for question in questions(given.rows)]
     options = Sampling(max_tokens=given.max_tokens)
     alone, batched = [], []
@@ -104,6 +107,7 @@ def main() -> None:
         alone.append(rows_per_second(model, tokenizer, few, options, 1))
         batched.append(rows_per_second(model, tokenizer, prompts, options, given.batch_tokens))
     table = Table(title=f"{count_parameters(model) / 1e6:.1f}M parameters on {given.device}, {torch.get_num_threads()} threads")
+    table.caption = f"prompts of {sum(map(len, prompts)) / len(prompts):.0f} tokens, answers of up to {given.max_tokens}"
     for column in ("way", "rows/s (median)", "ratio"):
         table.add_column(column, justify="left" if column == "way" else "right")
     slow, fast = statistics.median(alone), statistics.median(batched)

@@ -75,6 +75,29 @@ def test_a_row_that_says_its_stop_token_stops_and_its_neighbour_is_cut(
     assert all(row.completion_tokens == 12 for row in others)
 
 
+@pytest.mark.parametrize("place", [1, 3, 9, 20])
+def test_rows_that_leave_the_batch_early_change_nothing_for_the_others(
+    place: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    prompts = _prompts(tokenizer)
+    stop = _token_said(model, prompts[1], place)
+    tokenizer.eos_token_id, usual = stop, tokenizer.eos_token_id
+    try:
+        together = _answers(list(generate(model, tokenizer, prompts, Sampling(max_tokens=40))))
+        alone = _answers(list(generate(model, tokenizer, prompts, Sampling(max_tokens=40), batch_tokens=1)))
+    finally:
+        tokenizer.eos_token_id = usual
+    assert together == alone
+    assert "stop" in {reason for _, reason, _, _ in together.values()}
+
+
+def _token_said(model: PreTrainedModel, prompt: list[int], place: int) -> int:
+    said = list(prompt)
+    for _ in range(place + 1):
+        said.append(_first_token_of(model, said))
+    return said[-1]
+
+
 def _first_token_of(model: PreTrainedModel, prompt: list[int]) -> int:
     with torch.inference_mode():
         return int(model(torch.tensor([prompt])).logits[0, -1].argmax())

@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from .errors import ModelError
 from .rendering import stop_ids
 from .types import Sampling
 
 BATCH_TOKENS = 8192
+TOKENS_BETWEEN_LOOKS = 8
 SEED_STEP = 1_000_003  # prime: batches of neighbouring seeds do not meet
 
 
@@ -90,17 +92,58 @@ def token_batches(prompts: Sequence[list[int]], max_tokens: int, batch_tokens: i
 
 @torch.inference_mode()
 def _answer(model: PreTrainedModel, config: GenerationConfig, prompts: list[list[int]], seed: int) -> list[list[int]]:
-    """Generated ids of one batch, each row still with what follows its stop token."""
+    """Generated ids of one batch, each row perhaps with padding behind its stop token.
+
+    Every few tokens the finished rows leave the batch: on a CPU, which computes all rows that are in it, answers of mixed
+    length would otherwise each cost as much as the longest.
+    """
     longest = max(len(prompt) for prompt in prompts)
     pad = int(config.pad_token_id)
-    ids_BP = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
-    mask_BP = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    ids_BT = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
+    mask_BT = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    stops = frozenset(config.eos_token_id)
+    answers: list[list[int]] = [[] for _ in prompts]
+    rows, cache = list(range(len(prompts))), None
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), _only(model, config):
         torch.manual_seed(seed)
-        out_BPT = model.generate(input_ids=ids_BP, attention_mask=mask_BP, generation_config=config)  # type: ignore[operator]
-    answers: list[list[int]] = out_BPT[:, longest:].tolist()
+        for num_new in _rounds(config.max_new_tokens, len(prompts)):
+            out = model.generate(  # type: ignore[operator]
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                past_key_values=cache,
+                max_new_tokens=num_new,
+                return_dict_in_generate=True,
+            )
+            new_BT, cache = out.sequences[:, ids_BT.shape[1] :], out.past_key_values
+            for row, ids in zip(rows, new_BT.tolist(), strict=True):
+                answers[row] += ids
+            going = [place for place, row in enumerate(rows) if stops.isdisjoint(answers[row])]
+            if not going:
+                break
+            ids_BT, mask_BT = out.sequences, torch.cat([mask_BT, torch.ones_like(new_BT)], dim=1)
+            if len(going) < len(rows) and _can_shrink(cache):
+                chosen = torch.tensor(going, device=model.device)
+                cache.batch_select_indices(chosen)
+                ids_BT, mask_BT, rows = ids_BT[chosen], mask_BT[chosen], [rows[place] for place in going]
     return answers
+
+
+def _can_shrink(cache: Any) -> bool:
+    """Whether rows can be taken out of the cache: the states of linear attention have no such operation."""
+    layers = getattr(cache, "layers", None)
+    return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
+def _rounds(max_tokens: int, num_rows: int) -> Iterator[int]:
+    """How many tokens to generate before looking who has finished; one row alone ends by itself.
+
+    >>> list(_rounds(20, 2)), list(_rounds(20, 1))
+    ([8, 8, 4], [20])
+    """
+    step = TOKENS_BETWEEN_LOOKS if num_rows > 1 else max_tokens
+    for start in range(0, max_tokens, step):
+        yield min(step, max_tokens - start)
 
 
 @contextlib.contextmanager
