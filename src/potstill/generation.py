@@ -101,7 +101,7 @@ def _answer(model: PreTrainedModel, config: GenerationConfig, prompts: list[list
     pad = int(config.pad_token_id)
     ids_BT = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask_BT = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
-    stops = frozenset(config.eos_token_id)
+    stops = frozenset(config.eos_token_id or ())
     answers: list[list[int]] = [[] for _ in prompts]
     rows, cache = list(range(len(prompts))), None
     devices = [model.device] if model.device.type == "cuda" else []
