@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import DataError, did_you_mean
 from .runfolder import RunFolder, read_json
@@ -31,6 +31,13 @@ def verdict(run: Path) -> str:
     """The report's one sentence; empty while there is no report."""
     report = run / "report.json"
     return str(read_json(report).get("verdict", "")) if report.is_file() else ""
+
+
+def systems(run: Path) -> dict[str, Any]:
+    """The report's numbers of teacher, baseline, control and student; empty while there is no report."""
+    report = run / "report.json"
+    found: dict[str, Any] = read_json(report).get("systems", {}) if report.is_file() else {}
+    return found
 
 
 def find_run(place: Path) -> RunFolder:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .runs import verdict
+from .runs import systems, verdict
 
 MARKS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
@@ -59,10 +59,28 @@ def say_mark(level: str, subject: str, text: str) -> None:
 
 
 def say_outcome(run: Path, as_json: bool) -> None:
-    """How a run ended: the verdict and where the report lies."""
+    """How a run ended: the verdict and where the report lies; a person who watches also sees the comparison."""
     page = (run / "report.html").resolve()
     if as_json:
         say_json({"run": str(run.resolve()), "report": str(page), "verdict": verdict(run)})
-    else:
-        say(verdict(run))
-        say(str(page))
+        return
+    if sys.stdout.isatty() and systems(run):
+        say_systems(systems(run))
+        say()
+    say(verdict(run))
+    say(str(page))
+
+
+def say_systems(scored: dict[str, Any]) -> None:
+    """The comparison, a line a system."""
+    rows = [_system_line(name, system) for name, system in scored.items()]
+    say_table(("system", "parameters", "accuracy", "95% interval", "n", "latency p50"), rows)
+
+
+def _system_line(name: str, system: dict[str, Any]) -> tuple[object, ...]:
+    accuracy = system.get("accuracy") or {}
+    interval = f"{accuracy['low']:.3f} to {accuracy['high']:.3f}" if accuracy.get("low") is not None else accuracy.get("why")
+    value = None if accuracy.get("value") is None else f"{accuracy['value']:.3f}"
+    parameters = None if system.get("parameters") is None else f"{system['parameters']:,}"
+    latency = None if system.get("latency_p50_s") is None else f"{system['latency_p50_s']:.3f} s"
+    return name, parameters, value, interval, accuracy.get("n"), latency
