@@ -89,6 +89,8 @@ def comparisons(answers: Mapping[str, Sequence[Answer]], how: Resampling) -> Jso
         for other in ("teacher", "baseline", "control")
         if other in right
     }
+    if {"teacher", "baseline"} <= set(right):
+        found["teacher_minus_baseline"] = difference(right["teacher"], right["baseline"], how.samples, how.seed).as_dict()
     if "teacher" in right:
         found["retention"] = retention(student, right["teacher"], how.samples, how.seed).as_dict()
         n = found["student_minus_teacher"]["n"]

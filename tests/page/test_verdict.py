@@ -96,3 +96,11 @@ def test_a_student_that_learned_plain_text_alone_is_its_own_control() -> None:
     told = verdict(SYSTEMS, {**GOOD, "student_minus_control": score(0.0, -0.01, 0.01), "control_is_student": True})
     assert "it learned plain text alone, so it is its own control" in told
     assert "no difference to the control" not in told
+
+
+def test_a_teacher_that_knows_no_more_than_the_baseline_is_told() -> None:
+    told = verdict(SYSTEMS, {**GOOD, "teacher_minus_baseline": score(-0.025, -0.06, 0.01)})
+    assert "the teacher itself could not be shown to be better than the untouched baseline" in told
+    told = verdict(SYSTEMS, {**GOOD, "teacher_minus_baseline": score(-0.05, -0.06, -0.01)})
+    assert "the teacher itself is worse than the untouched baseline by 5.0 points" in told
+    assert "teacher itself" not in verdict(SYSTEMS, {**GOOD, "teacher_minus_baseline": score(0.6, 0.5, 0.7)})

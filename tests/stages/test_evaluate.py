@@ -116,7 +116,7 @@ def test_a_prompt_that_does_not_fit_counts_as_wrong_and_is_noted(tmp_path: Path,
         file.write(json.dumps(long.as_dict()) + "\n")
     examples = [Example.from_dict(row) for row in read_rows(folder.data / "test.jsonl")]
     with Progress(folder, "evaluate", 4) as bar:
-        answers = list(evaluate._generate(job.task, evaluate.systems(job, folder)[-1], examples, bar))
+        answers = evaluate._generate(job.task, evaluate.systems(job, folder)[-1], examples, bar).answers
     long_one = next(answer for answer in answers if answer.id == "long")
     assert len(answers) == 4
     assert long_one.right == 0.0

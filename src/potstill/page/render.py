@@ -183,4 +183,5 @@ def curve_plots(roles: Json) -> list[dict[str, Any]]:
 
 def quiet_intervals(sentence: str) -> Markup:
     """The sentence, escaped, with its intervals set smaller and unbroken."""
-    return Markup(re.sub(r"\[-?[\d.]+, -?[\d.]+\]", r'<span class="interval">\g<0></span>', str(escape(sentence))))
+    unbroken = str(escape(sentence)).replace("n = ", "n\u00a0=\u00a0")
+    return Markup(re.sub(r"\[-?[\d.]+, -?[\d.]+\]", r'<span class="interval">\g<0></span>', unbroken))

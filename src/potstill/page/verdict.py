@@ -24,7 +24,8 @@ def verdict(systems: Mapping[str, Scores], comparisons: Mapping[str, Any]) -> st
     parts = [
         f"{_subject(student, systems.get('teacher'))} {_kept(accuracy, systems.get('teacher'), comparisons.get('retention'))}"
     ]
-    parts += [_against("control", comparisons), _against("baseline", comparisons), _sample_size(accuracy["n"], comparisons)]
+    parts += [_against("control", comparisons), _against("baseline", comparisons), _weak_teacher(comparisons)]
+    parts.append(_sample_size(accuracy["n"], comparisons))
     return "; ".join(part for part in parts if part) + "."
 
 
@@ -89,6 +90,16 @@ def _against(other: str, comparisons: Mapping[str, Any]) -> str:
         turned = {"low": -gap["high"], "high": -gap["low"]}
         return f"worse than {whom} by {abs(gap['value']) * 100:.1f} points {interval(turned)}"
     return f"better than {whom} by {gap['value'] * 100:.1f} points {interval(gap)}"
+
+
+def _weak_teacher(comparisons: Mapping[str, Any]) -> str:
+    """Keeping most of a teacher that knows no more than the untouched student is worth nothing, and must be told."""
+    gap = comparisons.get("teacher_minus_baseline")
+    if gap is None or gap["value"] is None or direction(gap) == SHOWN_BETTER:
+        return ""
+    if direction(gap) == SHOWN_WORSE:
+        return f"the teacher itself is worse than the untouched baseline by {abs(gap['value']) * 100:.1f} points"
+    return "the teacher itself could not be shown to be better than the untouched baseline"
 
 
 def _sample_size(n: int, comparisons: Mapping[str, Any]) -> str:

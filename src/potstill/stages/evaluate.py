@@ -12,10 +12,10 @@ from __future__ import annotations
 import gc
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -37,9 +37,8 @@ from ..student import load_model
 from ..types import Example, Reply, Request, Sampling
 
 Json = dict[str, Any]
-VERSION = 2
+VERSION = 3
 SYSTEMS = ("teacher", "baseline", "control", "student")
-BATCH_ROWS_MEASURED = 128
 UNMEASURED: Json = {
     "parameters": None,
     "latency_s": [],
@@ -164,15 +163,17 @@ def answer_and_measure(job: Job, folder: RunFolder, system: System, examples: Se
             if system.teacher is not None:
                 record = _ask(job, folder, system.teacher, examples, bar)
             else:
-                rows = sorted(_generate(job.task, system, examples, bar), key=_place_of(examples))
-                write_rows(_answers_file(folder, name), (row.as_dict() for row in rows))
-                record = {}
+                found = _generate(job.task, system, examples, bar)
+                write_rows(_answers_file(folder, name), (answer.as_dict() for answer in found.answers))
+                record = {"throughput_per_s": found.rows_per_s}
         record = {"fingerprint": mark, **record}
         write_json(_record(folder, name), record)
     if "measured" not in record:
         answered = {answer.id for answer in read_answers(folder, name) if answer.error is None}
         usable = [example for example in examples if example.id in answered]
-        write_json(_record(folder, name), {**record, **_measure(job, system, usable)})
+        measured = _measure(job, system, usable)
+        measured["measured"]["throughput_per_s"] = record.pop("throughput_per_s")
+        write_json(_record(folder, name), {**record, **measured})
 
 
 def _has(folder: RunFolder, system: str, mark: str) -> bool:
@@ -183,12 +184,20 @@ def _has(folder: RunFolder, system: str, mark: str) -> bool:
     return record.get("fingerprint") == mark and "measured" in record
 
 
-def _generate(task: Task, system: System, examples: Sequence[Example], bar: Progress) -> Iterator[Answer]:
-    """Every row's answer by a local model, in any order; a row that cannot be rendered or is too long is a failure."""
+class _Generated(NamedTuple):
+    """All rows' answers in their order, and how many rows a second came in batches."""
+
+    answers: list[Answer]
+    rows_per_s: float | None
+
+
+def _generate(task: Task, system: System, examples: Sequence[Example], bar: Progress) -> _Generated:
+    """Every row's answer by a local model; a row that cannot be rendered or is too long is a failure."""
     assert system.model is not None
     tokenizer = load_tokenizer(system.model, revision=system.revision, trust_remote_code=system.trust_remote_code)
     model = load_model(system.model, revision=system.revision, trust_remote_code=system.trust_remote_code)
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    answers: dict[str, Answer] = {}
     asked: list[Example] = []
     prompts: list[list[int]] = []
     for example in examples:
@@ -198,18 +207,20 @@ def _generate(task: Task, system: System, examples: Sequence[Example], bar: Prog
                 raise ModelError(f"the prompt has {len(prompt):,} tokens and the model takes {longest:,}")
         except ModelError as error:
             bar.advance(1)
-            yield judge(task, example, "", "error", str(error))
+            answers[example.id] = judge(task, example, "", "error", str(error))
             continue
         asked.append(example)
         prompts.append(prompt)
     start = time.perf_counter()
     for done, row in enumerate(generate(model, tokenizer, prompts, Sampling(max_tokens=task.max_answer_tokens)), 1):
         bar.advance(1, note=f"{done / (time.perf_counter() - start):.1f} rows/s")
-        yield judge(task, asked[row.index], row.text, row.finish_reason)
+        answers[asked[row.index].id] = judge(task, asked[row.index], row.text, row.finish_reason)
+    seconds = time.perf_counter() - start
     del model  # the next system, and the measuring process, need the memory
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    return _Generated([answers[example.id] for example in examples], len(asked) / seconds if asked else None)
 
 
 def _ask(job: Job, folder: RunFolder, teacher: Teacher, examples: Sequence[Example], bar: Progress) -> Json:
@@ -248,18 +259,17 @@ def _measure(job: Job, system: System, examples: Sequence[Example]) -> Json:
         return {"measured": {}, "notes": ["nothing was measured: no row was answered"]}
     try:
         tokenizer = load_tokenizer(system.model, revision=system.revision, trust_remote_code=system.trust_remote_code)
-        prompts = [prompt_ids(tokenizer, job.task.prompt(example)) for example in spread(examples, BATCH_ROWS_MEASURED)]
+        prompts = [prompt_ids(tokenizer, job.task.prompt(example)) for example in spread(examples, job.evaluate.latency_rows)]
         spec = MeasureSpec(
             model=system.model,
-            prompts=spread(prompts, job.evaluate.latency_rows),
-            batch_prompts=prompts,
+            prompts=prompts,
             max_tokens=job.task.max_answer_tokens,
             revision=system.revision,
             trust_remote_code=system.trust_remote_code,
         )
         return {"measured": measure(spec).as_dict(), "notes": []}
     except PotstillError as error:
-        return {"measured": {}, "notes": [f"parameters, latency, throughput, memory and size: {error}"]}
+        return {"measured": {}, "notes": [f"parameters, latency, memory and size: {error}"]}
 
 
 def spread(rows: Sequence[Any], count: int) -> list[Any]:
@@ -278,11 +288,6 @@ def _catalog_parameters(job: Job, teacher: Teacher) -> int | None:
         if model is not None and model in (name, entry.get("hub_id"), (entry.get("endpoint") or {}).get("model")):
             return entry.get("parameters")
     return None
-
-
-def _place_of(examples: Sequence[Example]) -> Any:
-    places = {example.id: place for place, example in enumerate(examples)}
-    return lambda answer: places[answer.id]
 
 
 def _answers_file(folder: RunFolder, system: str) -> Path:
