@@ -131,7 +131,7 @@ def _answer(model: PreTrainedModel, config: GenerationConfig, prompts: list[list
 
 def _can_shrink(cache: Any) -> bool:
     """Whether rows can be taken out of the cache: the states of linear attention have no such operation."""
-    layers = getattr(cache, "layers", None)
+    layers: list[Any] = getattr(cache, "layers", [])
     return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
