@@ -25,17 +25,21 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from potstill.starter import STUDENT, TASKS, TEACHER, models_dir, rows
-from potstill.starter.batching import cut, padded, pool_of
+from potstill.starter.batching import packed, pool_of
 from potstill.starter.chat import CHAT_TEMPLATE, END, PAD, train_tokenizer
+from potstill.starter.copying import ROTARY_BASE, Shape, build_copying_heads
 from potstill.starter.model_card import write_card
 from potstill.starter.scoring import interval, is_right
 
 VOCABULARY = 3072
 CONTEXT = 1024
 # Rows of one pool by task. Look-ups dominate, because they need the most examples to be learned at all.
-POOL = {"conversation": 150, "nli": 70, "qa": 100, "math": 130, "summarization": 60, "general": 150}
+POOL = {"conversation": 120, "nli": 100, "qa": 130, "math": 150, "summarization": 60, "general": 60}
 BATCH_TOKENS = 2048
+LINE_TOKENS = 256
 LOG_EVERY = 50
+# Learning rates of Muon and AdamW as shares of the plan's: at Muon's rate the embeddings would be overwritten at once.
+RATE_SHARES = (1.0, 0.4)
 SEED = "starter-seed"
 STEPS = {STUDENT: 1000, SEED: 2000, TEACHER: 600}
 SHAPES = {
@@ -62,10 +66,11 @@ class Plan(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Token ids and the weight of predicting each of them, right-padded; B rows, T tokens."""
+    """Packed rows: token ids, the weight of predicting each, its position in its row; B lines, T tokens."""
 
     tokens_BT: torch.Tensor
     weights_BT: torch.Tensor
+    positions_BT: torch.Tensor
 
 
 def make_tokenizer(path: Path) -> None:
@@ -92,9 +97,11 @@ def batches(tokenizer: PreTrainedTokenizerFast, batch_tokens: int, first_pool: i
         return list(tokenizer.encode(text, add_special_tokens=False))
 
     for number in count(first_pool):
-        for part in cut(pool_of(number, POOL, to_ids), batch_tokens, seed=number):
-            ids, weights = padded(part, tokenizer.pad_token_id)
-            yield number, Batch(torch.tensor(ids), torch.tensor(weights))
+        lines = list(packed(pool_of(number, POOL, to_ids), LINE_TOKENS, tokenizer.pad_token_id))
+        size = batch_tokens // LINE_TOKENS
+        for start in range(0, len(lines) - size + 1, size):
+            columns = zip(*lines[start : start + size], strict=True)
+            yield number, Batch(*(torch.tensor(column) for column in columns))
 
 
 def build(name: str, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -104,6 +111,7 @@ def build(name: str, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": ROTARY_BASE},
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
@@ -111,6 +119,10 @@ def build(name: str, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     )
     model = LlamaForCausalLM(config)
     model.generation_config.do_sample = False
+    if name != TEACHER:
+        shape = Shape(config.hidden_size, config.head_dim, config.num_attention_heads, config.num_key_value_heads)
+        weights = {key: value.numpy() for key, value in model.state_dict().items()}
+        build_copying_heads(weights, shape, tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
     return model
 
 
@@ -191,11 +203,11 @@ def rate_at(step: int, plan: Plan) -> float:
 
 
 def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
-    """Weighted cross entropy; right padding needs no mask under causal attention."""
+    """Weighted cross entropy; restarting positions keep packed rows apart."""
     device = model.device
     tokens_BT, weights_BT = batch.tokens_BT.to(device), batch.weights_BT.to(device)
     with torch.autocast(device.type, torch.bfloat16):
-        logits_BTV = model(input_ids=tokens_BT).logits
+        logits_BTV = model(input_ids=tokens_BT, position_ids=batch.positions_BT.to(device), use_cache=False).logits
     cells = functional.cross_entropy(
         logits_BTV[:, :-1].flatten(0, 1).float(), tokens_BT[:, 1:].flatten(), reduction="none"
     )
@@ -213,11 +225,11 @@ class State(NamedTuple):
     log: list[dict[str, Any]]
 
 
-def restore(saved: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> State:
-    """Load what an earlier run kept, or begin at step 0."""
-    if not saved.exists():
-        return State(0, 0, 0, 0.0, [])
-    kept = torch.load(saved, weights_only=True)
+def restore(plan: Plan, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> State:
+    """Load what an earlier run kept, or begin at step 0; the teacher begins with pools its seed has not seen."""
+    if not plan.kept.exists():
+        return State(0, 10**5 if plan.name == TEACHER else 0, 0, 0.0, [])
+    kept = torch.load(plan.kept, weights_only=True)
     model.load_state_dict(kept.pop("model"))
     for optimizer, past in zip(optimizers, kept.pop("optimizers"), strict=True):
         optimizer.load_state_dict(past)
@@ -237,9 +249,9 @@ def update(model: LlamaForCausalLM, batch: Batch, optimizers: list[torch.optim.O
     loss = loss_of(model, batch)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimizer in optimizers:
+    for optimizer, share in zip(optimizers, RATE_SHARES, strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * share
         optimizer.step()
         optimizer.zero_grad()
     return loss.item()
@@ -248,7 +260,7 @@ def update(model: LlamaForCausalLM, batch: Batch, optimizers: list[torch.optim.O
 def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, plan: Plan) -> list[dict[str, Any]]:
     """Train to the plan's last step and return the log; continues from the kept state where there is one."""
     optimizers = optimizers_for(model, plan.learning_rate)
-    state = restore(plan.kept, model, optimizers)
+    state = restore(plan, model, optimizers)
     began, tokens, losses = time.monotonic() - state.seconds, state.tokens, []
     stream = batches(tokenizer, BATCH_TOKENS, state.pool)
     for step in range(state.step + 1, plan.num_steps + 1):
@@ -335,9 +347,9 @@ def main() -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plans = (
-        Plan(STUDENT, options.student_steps, 5e-3, 0.2, work, out, num_rows),
-        Plan(SEED, options.seed_steps, 5e-3, 0.0, work, out, num_rows),
-        Plan(TEACHER, options.teacher_steps, 3e-3, 0.3, work, out, num_rows),
+        Plan(STUDENT, options.student_steps, 3e-3, 0.2, work, out, num_rows),
+        Plan(SEED, options.seed_steps, 3e-3, 0.0, work, out, num_rows),
+        Plan(TEACHER, options.teacher_steps, 2e-3, 0.3, work, out, num_rows),
     )
     for plan in plans:
         if options.only and not plan.name.endswith(options.only):

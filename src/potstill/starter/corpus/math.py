@@ -1,7 +1,8 @@
 """Word problems of one or two steps with small numbers, solved step by step.
 
-Every problem is start, then one or two operations; the solution writes each step as an equation. Numbers and results stay
-below 100, factors below 10. Held out: the numbers with their operations (for example 14 + 9 - 5), in any story.
+Every problem is a start, then one or two operations; the solution writes each step as an equation. Results stay below
+100, factors below 10, and what is added or taken is at most 12. Held out: the numbers with their operations (for
+example 14 + 9 - 5), in any story.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from potstill.starter.corpus.drawing import Draft, draw_rows, turns
 from potstill.starter.corpus.words import CITIES, COUNTABLES, NAMES
 
 _MOST = 99
+_MOST_CHANGE = 12
 
 
 class Problem(NamedTuple):
@@ -36,7 +38,7 @@ def _equation(left: int, sign: str, right: int) -> tuple[int, str, int, int]:
 
 def _change(random: Random, start: int) -> tuple[str, int]:
     """A sign and a number that keep the result between 1 and 99."""
-    number = random.randint(2, 20)
+    number = random.randint(2, _MOST_CHANGE)
     can_add, can_take = start + number <= _MOST, start - number >= 1
     sign = random.choice([sign for sign, can in (("+", can_add), ("-", can_take)) if can])
     return sign, number
@@ -44,7 +46,7 @@ def _change(random: Random, start: int) -> tuple[str, int]:
 
 def _gain_and_loss(random: Random) -> Problem:
     name, other, things = random.choice(NAMES), random.choice(NAMES), random.choice(COUNTABLES)
-    start = random.randint(3, 70)
+    start = random.randint(3, 60)
     story = [f"{name} has {start} {things}."]
     equations = []
     total = start
@@ -86,10 +88,10 @@ def _price(random: Random) -> Problem:
     if random.random() < 0.4:
         return Problem(f"{story} How many dollars does {name} pay?", (cost,))
     if random.random() < 0.5:
-        fee = random.randint(2, 15)
+        fee = random.randint(2, _MOST_CHANGE)
         question = f"The delivery costs {fee} dollars. How many dollars does {name} pay in total?"
         return Problem(f"{story} {question}", (cost, _equation(cost[3], "+", fee)))
-    paid = min(_MOST, cost[3] + random.randint(1, 20))
+    paid = min(_MOST, cost[3] + random.randint(2, _MOST_CHANGE))
     question = f"{name} pays with {paid} dollars. How many dollars come back?"
     return Problem(f"{story} {question}", (cost, _equation(paid, "-", cost[3])))
 
@@ -109,8 +111,8 @@ def _share(random: Random) -> Problem:
 
 def _difference(random: Random) -> Problem:
     first, second = random.sample(NAMES, 2)
-    older = random.randint(12, 90)
-    gap = random.randint(2, min(20, older - 2))
+    older = random.randint(15, 70)
+    gap = random.randint(2, min(_MOST_CHANGE, older - 2))
     things = random.choice(COUNTABLES)
     return random.choice(
         (
