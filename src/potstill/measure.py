@@ -10,6 +10,7 @@ come after: how much memory they take is the choice of who serves, not a propert
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -33,6 +34,8 @@ SHIPPED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """What someone who runs the model needs: weights, their index, the configuration and the tokenizer."""
 NOT_SHIPPED = {"training_log.json", "trainer_state.json"}
 PROC = Path("/proc/self")
+BUSY = 1.5
+"""A load of this many programs a core is more than the measuring process alone makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,16 @@ def read_measurement(text: str) -> Measurement:
     except (IndexError, TypeError, ValueError):
         shown = lines[-1][:80] if lines else "nothing"
         raise ModelError(f"not measured: the measuring process printed no measurement but {shown!r}") from None
+
+
+def busy_notes() -> list[str]:
+    """What to say beside a measurement when other programs took the processors meanwhile; nothing on a quiet machine."""
+    if not hasattr(os, "getloadavg"):
+        return []
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load <= BUSY * cores:
+        return []
+    return [f"measured on a busy machine (load {load:.1f} on {cores} cores), so its speed is understated"]
 
 
 def size_on_disk(model: str) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from .contracts import Metric, Scored, Task
 from .plugins import load_plugin
@@ -13,6 +13,7 @@ from .statistics import detectable_difference, deviation_of_difference, differen
 from .types import Example, Score
 
 Json = dict[str, Any]
+Row = TypeVar("Row")
 RESAMPLES_OF_A_CORPUS_METRIC = 200
 ROWS_OF_A_CORPUS_METRIC = 200_000
 """A metric of whole sets of rows is computed anew for every resample, so large test files get fewer resamples."""
@@ -97,6 +98,15 @@ def comparisons(answers: Mapping[str, Sequence[Answer]], how: Resampling) -> Jso
         deviation = deviation_of_difference(student, right["teacher"])
         found["detectable_difference"] = detectable_difference(n, deviation) if deviation else detectable_difference(n)
     return found
+
+
+def spread(rows: Sequence[Row], count: int) -> list[Row]:
+    """At most `count` rows, evenly over the whole.
+
+    >>> spread([0, 1, 2, 3, 4, 5], 3)
+    [0, 2, 4]
+    """
+    return [rows[i * len(rows) // count] for i in range(count)] if len(rows) > count else list(rows)
 
 
 def cut_off(answers: Sequence[Answer]) -> list[str]:

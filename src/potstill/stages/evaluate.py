@@ -26,12 +26,12 @@ from ..errors import JobFailedError, ModelError, PotstillError
 from ..generation import generate
 from ..job import Job
 from ..journal import Journal
-from ..measure import MeasureSpec, measure
+from ..measure import MeasureSpec, busy_notes, measure
 from ..page.verdict import verdict
 from ..progress import Progress
 from ..rendering import load_tokenizer, prompt_ids
 from ..runfolder import RunFolder, file_digest, fingerprint, folder_digest, read_json, read_rows, write_json, write_rows
-from ..scoring import Answer, Resampling, accuracy, comparisons, cut_off, judge, metrics
+from ..scoring import Answer, Resampling, accuracy, comparisons, cut_off, judge, metrics, spread
 from ..statistics import quantile_score
 from ..student import load_model
 from ..types import Example, Reply, Request, Sampling
@@ -267,18 +267,9 @@ def _measure(job: Job, system: System, examples: Sequence[Example]) -> Json:
             revision=system.revision,
             trust_remote_code=system.trust_remote_code,
         )
-        return {"measured": measure(spec).as_dict(), "notes": []}
+        return {"measured": measure(spec).as_dict(), "notes": busy_notes()}
     except PotstillError as error:
         return {"measured": {}, "notes": [f"parameters, latency, memory and size: {error}"]}
-
-
-def spread(rows: Sequence[Any], count: int) -> list[Any]:
-    """`count` rows evenly over the whole, the same ones for every system.
-
-    >>> spread([0, 1, 2, 3, 4, 5], 3)
-    [0, 2, 4]
-    """
-    return [rows[i * len(rows) // count] for i in range(count)] if len(rows) > count else list(rows)
 
 
 def _catalog_parameters(job: Job, teacher: Teacher) -> int | None:

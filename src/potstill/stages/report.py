@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..job import Job
 from ..page.numbers import bytes_in_words, count_in_words, dollars, percent, rate_in_words, seconds_in_words
 from ..page.render import render
 from ..runfolder import RunFolder, now, read_json, read_rows, write_json
+from ..scoring import spread
 from ..types import Example
 
 Json = dict[str, Any]
@@ -100,7 +101,7 @@ def differences(job: Job, folder: RunFolder, systems: Mapping[str, Any]) -> Json
             by_right.append(_shown(example, said))
         elif len(by_text) < ROWS_SHOWN and job.task.read(teacher["text"]) != job.task.read(student["text"]):
             by_text.append(_shown(example, said))
-    some = _spread(by_right, ROWS_SHOWN)
+    some = spread(by_right, ROWS_SHOWN)
     shown = [*some, *by_text[: ROWS_SHOWN - len(some)]]
     return {"n": n, "teacher_only": teacher_only, "student_only": len(by_right) - teacher_only, "rows": shown}
 
@@ -179,10 +180,6 @@ def environment() -> Json:
 def _shown(example: Example, said: Mapping[str, Any]) -> Json:
     answers = {name: {"text": row["text"], "right": row["right"]} for name, row in said.items()}
     return {"id": example.id, "messages": [m.as_dict() for m in example.messages], "gold": example.gold, "answers": answers}
-
-
-def _spread(rows: Sequence[Json], count: int) -> list[Json]:
-    return [rows[i * len(rows) // count] for i in range(count)] if len(rows) > count else list(rows)
 
 
 def _cpu_name() -> str:
