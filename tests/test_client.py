@@ -207,6 +207,9 @@ def test_a_process_that_is_gone_without_an_end_does_not_respond(tmp_path: Path) 
     assert azure_status({"status": "running", "stage": "train"}, process) == "Running"
     assert azure_status({"status": "running", "stage": "report"}, process) == "Finalizing"
     assert azure_status({}, process) == "Starting"
+    early, late = "2000-01-01T00:00:00+00:00", "2100-01-01T00:00:00+00:00"
+    assert azure_status({"status": "completed", "updated_at": early}, process) == "Starting", "that was the run before"
+    assert azure_status({"status": "completed", "updated_at": late}, process) == "Completed"
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert azure_status({"status": "running", "stage": "train"}, process) == "NotResponding"
@@ -221,3 +224,15 @@ def test_unknown_names_say_what_is_known(tmp_path: Path) -> None:
         client.jobs.get("x")
     with pytest.raises(JobError, match="no jobs"):
         client.models.evaluate("phi-4-mini-distilled", "test.jsonl")
+
+
+def test_a_key_in_clear_text_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    client = MLClient.from_config(tmp_path)
+    teacher = {"kind": "openai_api", "base_url": "http://127.0.0.1:9/v1", "model": "m", "api_key": "my-own-secret"}
+    job = DistillationJob(teacher_model=teacher, student_model="s", training_data="x", task_type="nli", name="n")
+    with pytest.raises(JobError, match="env:NAME"):
+        client.jobs.create_or_update(job)
+    with pytest.raises(JobError, match="env:NAME"):
+        catalog_entry("m", {"endpoint": "http://127.0.0.1:9/v1", "api_key": "my-own-secret"}, tmp_path)
+    assert not list(tmp_path.rglob("*.yaml"))

@@ -21,7 +21,7 @@ import yaml
 from .catalog import teacher_settings
 from .entities import DistillationJob
 from .errors import JobFailedError
-from .job import Job, load_job
+from .job import Job, load_job, refuse_secrets
 from .plugins import load_plugin
 from .runfolder import RunFolder, read_rows, write_json
 from .systems import evaluate_system, find_system
@@ -117,6 +117,7 @@ class Jobs:
 
     def _write(self, job: DistillationJob, folder: Path) -> Job:
         """Writes the job file with what the workspace says about models, and loads it, which checks it."""
+        refuse_secrets(job.model_dump())
         self._workspace.write_catalog(folder)
         fields = {**job.job_fields(Path.cwd()), "runs": str(self._workspace.runs)}
         _place_temperature(fields, job.hyperparameters.temperature, folder)

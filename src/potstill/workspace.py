@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ import yaml
 
 from .catalog import known_model
 from .errors import JobError, did_you_mean
-from .runfolder import RunFolder, read_json, write_json
+from .job import refuse_secrets
+from .runfolder import read_json, write_json
 
 DEFAULT_FOLDER = "potstill-workspace"
 CONFIG_PLACES = ("config.json", ".azureml/config.json")
@@ -97,6 +99,7 @@ def catalog_entry(name: str, fields: Mapping[str, Any], start: Path) -> dict[str
     for field in fields:
         if field not in MODEL_FIELDS:
             raise JobError(f"config.json: models.{name}: unknown key {field!r}: {did_you_mean(field, MODEL_FIELDS)}")
+    refuse_secrets(fields, f"config.json: models.{name}")
     entry = {key: value for key, value in fields.items() if key not in {"endpoint", "model", "api_key", "folder"}}
     shipped = known_model(name) or {}
     if "folder" in fields:
@@ -148,6 +151,12 @@ class JobProcess:
     def cancelled(self) -> bool:
         return self.started() and bool(read_json(self._file)["cancelled"])
 
+    def wrote(self, state: Mapping[str, Any]) -> bool:
+        """Whether a run's state is this process' own, and not that of an earlier one that a new one goes on from."""
+        if not self.started() or "updated_at" not in state:
+            return True
+        return datetime.fromisoformat(state["updated_at"]).timestamp() >= float(read_json(self._file)["created"])
+
     def alive(self) -> bool:
         """Whether it still runs; one that has ended and waits to be reaped does not."""
         if not self.started():
@@ -171,7 +180,7 @@ class JobProcess:
 def azure_status(state: Mapping[str, Any], process: JobProcess) -> str:
     """A run's state in Azure's words."""
     status = state.get("status")
-    if status == "completed":
+    if status == "completed" and (process.wrote(state) or not process.alive()):
         return "Completed"
     if process.alive():
         return _live_status(status, state.get("stage"), process)
@@ -190,7 +199,3 @@ def _live_status(status: str | None, stage: str | None, process: JobProcess) -> 
     if stage in PREPARING_STAGES:
         return "Preparing"
     return "Finalizing" if stage in FINALIZING_STAGES else "Running"
-
-
-def run_of(workspace: Workspace, name: str) -> RunFolder:
-    return RunFolder(workspace.runs / name)
