@@ -2,8 +2,8 @@
 
     python benchmarks/generation.py [--model FOLDER] [--rows 96] [--max-tokens 48]
 
-Without --model it takes the starter teacher, or, where that is not there, a random Llama of its size. Both ways use the same
-code, model and prompts; the rounds alternate, so that a busy machine slows both.
+Two models: a random Llama of the starter teacher's size, whose answers all have full length, and the model itself, which ends
+most of its answers early. Both ways use the same code and prompts; their rounds alternate, so that a busy machine slows both.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import statistics
 import time
 import zlib
 from pathlib import Path
+from typing import Any, NamedTuple
 
 if not any(name.startswith("OMP_") for name in os.environ):
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -77,12 +78,39 @@ class Words:
         return " ".join(map(str, ids))
 
 
-def rows_per_second(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], options: Sampling, batch_tokens: int
-) -> float:
+class Subject(NamedTuple):
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+class Rate(NamedTuple):
+    """Rows a second, and the mean length of their answers in tokens."""
+
+    rows_per_s: float
+    answer_tokens: float
+
+
+def rate(subject: Subject, prompts: list[list[int]], options: Sampling, batch_tokens: int) -> Rate:
     start = time.perf_counter()
-    count = sum(1 for _ in generate(model, tokenizer, prompts, options, batch_tokens=batch_tokens))
-    return count / (time.perf_counter() - start)
+    rows = list(generate(subject.model, subject.tokenizer, prompts, options, batch_tokens=batch_tokens))
+    seconds = time.perf_counter() - start
+    return Rate(len(rows) / seconds, sum(row.completion_tokens for row in rows) / len(rows))
+
+
+def compare(subject: Subject, given: argparse.Namespace) -> list[str]:
+    """One line of the table; the rounds of both ways alternate."""
+    prompts = [prompt_ids(subject.tokenizer, [Message("user", question)]) for question in questions(given.rows)]
+    options = Sampling(max_tokens=given.max_tokens)
+    alone, batched = [], []
+    rate(subject, prompts[:4], options, given.batch_tokens)  # warms up
+    for turn in range(given.rounds):
+        alone.append(rate(subject, prompts[turn :: max(1, given.rows // 16)], options, 1))
+        batched.append(rate(subject, prompts, options, given.batch_tokens))
+    slow, fast = (statistics.median(one.rows_per_s for one in rates) for rates in (alone, batched))
+    lengths = [f"{sum(map(len, prompts)) / len(prompts):.0f}", f"{batched[0].answer_tokens:.0f}"]
+    parameters = f"{count_parameters(subject.model) / 1e6:.1f}M"
+    return [subject.name, parameters, *lengths, f"{slow:.1f}", f"{fast:.1f}", f"{fast / slow:.1f}"]
 
 
 def main() -> None:
@@ -94,25 +122,16 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS)
     parser.add_argument("--device", default=best_device())
     given = parser.parse_args()
+    words: Any = Words()
+    subjects = [Subject("random Llama", random_llama(Words.num_words + 2).to(given.device), words)]
     if given.model.is_dir():
-        tokenizer, model = load_tokenizer(str(given.model)), load_model(str(given.model), device=given.device)
-    else:
-        tokenizer, model = Words(), random_llama(Words.num_words + 2).to(given.device)  # type: ignore[assignment, arg-type]
-    prompts = [prompt_ids(tokenizer, [Message("user", question)]) for question in questions(given.rows)]
-    options = Sampling(max_tokens=given.max_tokens)
-    alone, batched = [], []
-    rows_per_second(model, tokenizer, prompts[:4], options, given.batch_tokens)  # warms up
-    for turn in range(given.rounds):
-        few = prompts[turn :: max(1, given.rows // 16)]
-        alone.append(rows_per_second(model, tokenizer, few, options, 1))
-        batched.append(rows_per_second(model, tokenizer, prompts, options, given.batch_tokens))
-    table = Table(title=f"{count_parameters(model) / 1e6:.1f}M parameters on {given.device}, {torch.get_num_threads()} threads")
-    table.caption = f"prompts of {sum(map(len, prompts)) / len(prompts):.0f} tokens, answers of up to {given.max_tokens}"
-    for column in ("way", "rows/s (median)", "ratio"):
-        table.add_column(column, justify="left" if column == "way" else "right")
-    slow, fast = statistics.median(alone), statistics.median(batched)
-    table.add_row("one by one", f"{slow:.1f}", "1.0")
-    table.add_row(f"batches of {given.batch_tokens:,} tokens", f"{fast:.1f}", f"{fast / slow:.1f}")
+        name = str(given.model)
+        subjects.append(Subject(given.model.name, load_model(name, device=given.device), load_tokenizer(name)))
+    table = Table(title=f"generation on {given.device}, {torch.get_num_threads()} threads, {given.batch_tokens:,} tokens a batch")
+    for column in ("model", "parameters", "prompt tokens", "answer tokens", "one by one, rows/s", "batched, rows/s", "ratio"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for subject in subjects:
+        table.add_row(*compare(subject, given))
     Console().print(table)
 
 
