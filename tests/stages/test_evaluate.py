@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import ChatServer
 
 from potstill.errors import JobFailedError
 from potstill.job import Job
@@ -44,6 +45,7 @@ def make_run(tmp_path: Path, student: Path, teacher: dict[str, Any], rows: int =
         student=str(student),
         evaluate={"latency_rows": 2, "bootstrap_samples": 100},
         train={"losses": ["cross_entropy"]},
+        generate={"min_kept_share": 0.6},
     )
     folder = RunFolder(job.run_path)
     examples = [Example(f"e{i}", (Message("user", f"light {i} {COLOURS[i % 3]}"),), COLOURS[i % 3]) for i in range(rows)]
@@ -135,6 +137,35 @@ def test_without_test_rows_nothing_is_claimed(tmp_path: Path, student_folder: Pa
     job, folder = make_run(tmp_path, student_folder, SCRIPTED, rows=0)
     with pytest.raises(JobFailedError, match="there is no test row"):
         evaluate.run(job, folder)
+
+
+def test_a_teacher_behind_an_endpoint_has_the_latency_of_its_replies_and_is_asked_once(
+    tmp_path: Path, student_folder: Path
+) -> None:
+    with ChatServer(answer=lambda question: question.split()[-1], delay_s=0.05) as server:
+        teacher = {"kind": "openai_api", "base_url": server.url, "model": "deepseek-chat"}
+        job, folder = make_run(tmp_path, student_folder, teacher)
+        examples = [Example.from_dict(row) for row in read_rows(folder.data / "test.jsonl")]
+        system = evaluate.systems(job, folder)[0]
+        evaluate.answer_and_measure(job, folder, system, examples)
+        (folder.evaluation / "teacher.json").unlink()
+        first = sum(server.asked.values())
+        evaluate.answer_and_measure(job, folder, system, examples)
+        assert sum(server.asked.values()) == first == 6
+    scores = evaluate.scores_of(job, folder, [system], examples)["systems"]["teacher"]
+    assert scores["accuracy"]["value"] == 1.0
+    assert scores["accuracy"]["low"] < 0.7
+    assert scores["latency_p50_s"] >= 0.05
+    assert scores["parameters"] == 671_000_000_000
+    assert scores["throughput_per_s"] is None
+    assert any("every answer was in the journal already" in note for note in scores["notes"])
+
+
+def test_a_teacher_that_cannot_be_reached_stops_the_stage_and_is_not_called_wrong(tmp_path: Path, student_folder: Path) -> None:
+    job, folder = make_run(tmp_path, student_folder, {"kind": "scripted", "replies": {"red": "red"}})
+    with pytest.raises(JobFailedError, match=r"the teacher answered 2 of 6 test rows, .* asks for 60%"):
+        evaluate.run(job, folder)
+    assert not (folder.evaluation / "scores.json").exists()
 
 
 def test_the_parameters_of_an_endpoint_come_from_the_catalog(tmp_path: Path, student_folder: Path) -> None:

@@ -39,16 +39,8 @@ from ..types import Example, Reply, Request, Sampling
 Json = dict[str, Any]
 VERSION = 3
 SYSTEMS = ("teacher", "baseline", "control", "student")
-UNMEASURED: Json = {
-    "parameters": None,
-    "latency_s": [],
-    "tokens_per_s": None,
-    "throughput_per_s": None,
-    "memory_bytes": None,
-    "size_bytes": None,
-    "device": None,
-    "dtype": None,
-}
+NUMBERS = ("parameters", "tokens_per_s", "throughput_per_s", "memory_bytes", "size_bytes", "device", "dtype")
+UNMEASURED: Json = {"latency_s": [], **dict.fromkeys(NUMBERS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +232,7 @@ def _ask(job: Job, folder: RunFolder, teacher: Teacher, examples: Sequence[Examp
     got = [replies.get(example.id, Reply("", "error", error="no answer came")) for example in examples]
     rows = (judge(job.task, e, r.text, r.finish_reason, r.error).as_dict() for e, r in zip(examples, got, strict=True))
     write_rows(_answers_file(folder, "teacher"), rows)
+    _refuse_too_few(got, job.generate.min_kept_share)
     parameters = _catalog_parameters(job, teacher)
     notes = ["memory and size: unknown, the teacher runs on another machine"]
     notes += [] if parameters else ["parameters: unknown, not in the catalog"]
@@ -250,6 +243,17 @@ def _ask(job: Job, folder: RunFolder, teacher: Teacher, examples: Sequence[Examp
         "throughput_per_s": spent.asked / seconds if spent.asked else None,
     }
     return {"measured": measured, "notes": notes, "spent": spent.as_dict()}
+
+
+def _refuse_too_few(got: Sequence[Reply], least: float) -> None:
+    """A teacher that could not be reached is not a teacher that is wrong; those few rows that got no answer are."""
+    failed = [reply.error for reply in got if reply.error is not None]
+    if len(got) - len(failed) < least * len(got):
+        raise JobFailedError(
+            f"the teacher answered {len(got) - len(failed):,} of {len(got):,} test rows, and generate.min_kept_share asks for "
+            f"{least:.0%}, so it cannot be compared (the first failure: {failed[0]}); run again when it answers: what has "
+            "arrived is in the journal and is not paid for twice"
+        )
 
 
 def _measure(job: Job, system: System, examples: Sequence[Example]) -> Json:
