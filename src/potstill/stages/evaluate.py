@@ -120,7 +120,7 @@ def scores_of(job: Job, folder: RunFolder, chosen: Sequence[System], examples: S
             "latency_p95_s": p95["value"],
             "latency": {"p50": p50, "p95": p95},
             **measured,
-            "notes": [*record["notes"], *cut_off(rows), *(_control_notes(folder) if system.name == "control" else [])],
+            "notes": [*record["notes"], *cut_off(rows), *_origin(job, folder, system.name)],
             "spent": record.get("spent"),
         }
     compared = comparisons(answers, how)
@@ -130,8 +130,12 @@ def scores_of(job: Job, folder: RunFolder, chosen: Sequence[System], examples: S
     return {"systems": found, "comparisons": compared, "verdict": verdict(found, compared), "rows": len(examples)}
 
 
-def _control_notes(folder: RunFolder) -> list[str]:
-    """What the control learned from, as the train stage said last."""
+def _origin(job: Job, folder: RunFolder, system: str) -> list[str]:
+    """Notes on what was trained here: an adapted teacher, and the control, as the train stage said last."""
+    if system == "teacher" and job.teacher.adapt is not None and folder.teacher.is_dir():
+        return ["trained on gold rows before it taught (teacher.adapt)"]
+    if system != "control":
+        return []
     events = read_rows(folder.path / "events.jsonl")
     told = [str(e["message"]) for e in events if e["event"] == "note" and str(e["message"]).startswith("control: cross entropy")]
     return [told[-1].removeprefix("control: ")] if told else []
