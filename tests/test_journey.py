@@ -1,0 +1,101 @@
+"""Whole jobs from a file to a report: the starter pack, an adapted teacher, LoRA, live signals, and a second run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from potstill.job import Job, load_job
+from potstill.pipeline import JOURNEY, plan_job, run_job
+from potstill.runfolder import count_rows, read_json, read_rows, write_rows
+from potstill.starter import rows
+
+NUMBERS = "parameters accuracy latency_p50_s latency_p95_s memory_bytes size_bytes throughput_per_s tokens_per_s".split()
+
+
+def write_data(folder: Path, task: str, sizes: dict[str, int]) -> None:
+    for split, count in sizes.items():
+        write_rows(folder / f"{split}.jsonl", rows(task, split, count))
+
+
+def job_file(folder: Path, **changes: Any) -> Path:
+    fields: dict[str, Any] = {
+        "name": "journey",
+        "task": "nli",
+        "data": {"train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl", "max_gold_rows": 8},
+        "generate": {"min_kept_share": 0.0},
+        "train": {"epochs": 1, "batch_size": 8, "validations": 1, "validation_rows": 4},
+        "evaluate": {"latency_rows": 2, "bootstrap_samples": 100},
+        **changes,
+    }
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    return path
+
+
+def events(job: Job, name: str) -> list[dict[str, Any]]:
+    return [event for event in read_rows(job.run_path / "events.jsonl") if event["event"] == name]
+
+
+def test_the_starter_pack_goes_from_a_job_file_to_a_report_and_a_second_run_does_nothing(tmp_path: Path) -> None:
+    write_data(tmp_path, "nli", {"train": 24, "validation": 6, "test": 8})
+    job = load_job(job_file(tmp_path, teacher="starter-teacher", student="starter-student"))
+    folder = run_job(job)
+    report = json.loads((folder.path / "report.json").read_text())
+    assert set(report["systems"]) >= {"teacher", "baseline", "control", "student"}
+    for name in ("teacher", "baseline", "control", "student"):
+        system = report["systems"][name]
+        assert all(number in system for number in NUMBERS), (name, system)
+        assert system["accuracy"]["n"] == 8
+        assert 0 <= system["accuracy"]["low"] <= system["accuracy"]["value"] <= system["accuracy"]["high"] <= 1
+        assert system["latency_p95_s"] >= system["latency_p50_s"] > 0
+        assert isinstance(system["parameters"], int)
+        assert system["size_bytes"] > 2 * system["parameters"] * 0.9
+        assert count_rows(folder.evaluation / f"{name}.jsonl") == 8
+    people = report["performance_comparison"]["student"]
+    assert set(people) >= {"parameters", "memory_usage", "inference_time", "accuracy", "throughput"}
+    assert report["systems"]["student"]["parameters"] * 4 <= report["systems"]["teacher"]["parameters"]
+    page = (folder.path / "report.html").read_text()
+    assert report["verdict"].split(";")[0].split("(")[0].strip()[:20] in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert (folder.exports / "safetensors" / "model.safetensors").is_file()
+    before = (folder.path / "report.json").read_bytes()
+    run_job(load_job(tmp_path / "job.yaml"))
+    assert [event["stage"] for event in events(job, "stage_skipped")] == [stage for stage, _ in JOURNEY]
+    assert (folder.path / "report.json").read_bytes() == before
+
+
+def test_a_changed_setting_redoes_only_what_it_decides(tmp_path: Path, teacher_folder: Path, student_folder: Path) -> None:
+    write_data(tmp_path, "nli", {"train": 12, "validation": 4, "test": 4})
+    path = job_file(tmp_path, teacher=str(teacher_folder), student=str(student_folder), validation={"checks": ["empty"]})
+    run_job(load_job(path))
+    plan = {stage.stage: stage.done for stage in plan_job(load_job(path, ["train.epochs=2"]))}
+    assert [stage for stage, done in plan.items() if done] == ["prepare", "adapt", "generate", "validate", "capture"]
+    assert all(stage.done for stage in plan_job(load_job(path)))
+
+
+@pytest.mark.parametrize("signals", ["captured", "live"])
+def test_an_adapted_teacher_and_a_lora_student_make_the_journey(
+    tmp_path: Path, teacher_folder: Path, student_folder: Path, signals: str
+) -> None:
+    write_data(tmp_path, "nli", {"train": 16, "validation": 4, "test": 4})
+    path = job_file(
+        tmp_path,
+        teacher={"model": str(teacher_folder), "adapt": {"data": ["train.jsonl"], "epochs": 2, "batch_size": 8}},
+        student={"model": str(student_folder), "adaptation": "lora", "lora": {"rank": 4, "alpha": 8}},
+        validation={"checks": ["empty"]},
+        train={"epochs": 1, "batch_size": 8, "validations": 1, "signals": signals, "temperature": 2.0},
+    )
+    job = load_job(path)
+    folder = run_job(job)
+    roles = [event["role"] for event in events(job, "trained")]
+    assert roles == ["teacher", "student", "control"]
+    assert (folder.teacher / "model.safetensors").is_file()
+    scores = read_json(folder.path / "report.json")["systems"]
+    assert scores["teacher"]["accuracy"]["n"] == 4
+    kept = list(read_rows(folder.answers / "kept.jsonl"))
+    assert sum(row["target_source"] == "gold" for row in kept) == 8
