@@ -36,7 +36,7 @@ def check_job(job: Job) -> list[Finding]:
     student, student_findings = _tokenizer("student", job.student.model, job)
     findings = [*_data(job, surveyed), *student_findings, *_teacher(job, student), *_losses(job)]
     tokens = None
-    config, config_findings = _config(job)
+    config, config_findings = _config(job) if student is not None else (None, [])
     findings += config_findings
     if student is not None and config is not None:
         max_length = longest_row(job.student.max_length, config.context)
@@ -52,7 +52,7 @@ def check_job(job: Job) -> list[Finding]:
 def refuse_problems(job: Job) -> None:
     """Raises JobError with every problem that would only show after answers were paid for; the data is read in prepare."""
     student, findings = _tokenizer("student", job.student.model, job)
-    config, config_findings = _config(job)
+    config, config_findings = _config(job) if student is not None else (None, [])
     findings = [*findings, *_teacher(job, student), *config_findings]
     if config is not None:
         findings += _exports(job, config.architecture)

@@ -129,6 +129,7 @@ def main() -> None:
     if not any(name.startswith("OMP_") for name in os.environ):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its retries fill the screen; our own sentence says what failed
     command = typer.main.get_command(app)
     sys.excepthook = _report_bug
     command(prog_name="potstill")

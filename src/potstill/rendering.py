@@ -26,7 +26,8 @@ def load_tokenizer(model: str, *, revision: str | None = None, trust_remote_code
             model, revision=revision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"no tokenizer could be loaded from {model!r}: {_first_line(error)}") from None
+        wayout = "" if is_local(model) else " Download the model and name its folder instead, where the hub cannot be reached."
+        raise ModelError(f"no tokenizer could be loaded from {model!r}: {_first_line(error)}{wayout}") from None
     if not tokenizer.chat_template:
         raise ModelError(
             f"the tokenizer of {model!r} has no chat template; use an instruct model, or add a chat_template.jinja to its folder"

@@ -91,7 +91,7 @@ def _advice(default: dict[str, Any], passive: dict[str, Any]) -> str:
 
 def _trial(policy: str | None) -> dict[str, Any]:
     """One child process with the wait policy given, or with none."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     if policy is not None:
         environment["OMP_WAIT_POLICY"] = policy
     command = [sys.executable, "-m", f"{__name__.partition('.')[0]}.speed_trial"]
