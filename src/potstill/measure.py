@@ -112,7 +112,7 @@ def busy_notes() -> list[str]:
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load <= BUSY * cores:
         return []
-    return [f"measured on a busy machine (load {load:.1f} on {cores} cores), so its speed is understated"]
+    return [f"measured while other programs took the processors (load above {BUSY:g} a core), so speed is understated"]
 
 
 def size_on_disk(model: str) -> int | None:

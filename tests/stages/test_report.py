@@ -150,6 +150,20 @@ def test_systems_without_measured_numbers_are_shown_with_the_reason(tmp_path: Pa
     assert read_json(folder.path / "report.json")["performance_comparison"]["teacher"]["memory_usage"] == "unknown"
 
 
+def test_speed_measured_on_a_busy_machine_is_not_made_a_headline(tmp_path: Path) -> None:
+    folder = made_run(tmp_path, 60)
+    report.run(made_job(tmp_path), folder)
+    assert "faster" in read_page(folder).text
+    scores = read_json(folder.evaluation / "scores.json")
+    for name in ("teacher", "student"):
+        scores["systems"][name].update(busy=True, notes=["measured while busy"])
+    write_json(folder.evaluation / "scores.json", scores)
+    report.run(made_job(tmp_path), folder)
+    text = read_page(folder).text
+    assert "faster" not in text
+    assert "teacher, student: measured while busy." in text
+
+
 def test_scores_without_gold_make_a_page_too(tmp_path: Path) -> None:
     folder = made_run(tmp_path, 30)
     scores = read_json(folder.evaluation / "scores.json")

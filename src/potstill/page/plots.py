@@ -89,6 +89,7 @@ def scatter(dots: Sequence[Dot], x_title: str, x_words: Callable[[float], str], 
     x = logarithmic(min(xs), max(xs), LEFT, WIDTH - RIGHT)
     y = linear(max(0.0, min(ys)), min(1.0, max(ys)), HEIGHT - BOTTOM, TOP + 6, 4)
     parts = [_frame(x, y, x_words, share_tick, x_title, "accuracy")]
+    names: list[Markup] = []  # drawn last, above every mark
     labels = _spread([y.place(dot.y) for dot in dots])
     for dot, label_y in zip(dots, labels, strict=True):
         cx, cy = x.place(dot.x), y.place(dot.y)
@@ -99,8 +100,8 @@ def scatter(dots: Sequence[Dot], x_title: str, x_words: Callable[[float], str], 
         parts.append(marker(dot.system, cx, cy))
         left = cx > LEFT + (WIDTH - LEFT) * 0.6
         beside = x.place((dot.x_low if left else dot.x_high) or dot.x)
-        parts.append(_text(beside - 9 if left else beside + 9, label_y + 4, dot.system, f"label {_class(dot.system)}", left))
-    return _svg(parts, HEIGHT, description)
+        names.append(_text(beside - 9 if left else beside + 9, label_y + 4, dot.system, f"label {_class(dot.system)}", left))
+    return _svg([*parts, *names], HEIGHT, description)
 
 
 def curves(lines: Sequence[Line], description: str, y_words: Callable[[float], str] | None = None) -> Markup:

@@ -66,6 +66,7 @@ def render(report: Json) -> str:
         style=style,
         figures=key_figures(report),
         systems=table(report["systems"]),
+        notes=notes(report["systems"]),
         latency_rows=max((_latency_rows(system) for system in report["systems"].values()), default=0),
         metric_names=metric_names(report["systems"]),
         gaps=gap_plot(report),
@@ -95,7 +96,7 @@ def key_figures(report: Json) -> list[dict[str, str]]:
             both = f"{count_in_words(student['parameters'])} for {count_in_words(teacher['parameters'])} parameters"
             found.append(_figure(times.replace(" times", "×"), word, both))
         slow, fast = teacher.get("latency_p50_s"), student.get("latency_p50_s")
-        if slow and fast:
+        if slow and fast and not (teacher.get("busy") or student.get("busy")):  # noise would be sold as speed
             ratio, word = (slow / fast, "faster") if slow >= fast else (fast / slow, "slower")
             found.append(_figure(f"{ratio:.2g}×", word, f"{seconds_in_words(fast)} for {seconds_in_words(slow)} a row"))
     gap = compared.get("student_minus_control")
@@ -126,6 +127,15 @@ def metric_names(systems: Json) -> list[str]:
     for system in systems.values():
         names.update(dict.fromkeys(name for name, score in system.get("metrics", {}).items() if score["value"] is not None))
     return list(names)
+
+
+def notes(systems: Json) -> dict[str, str]:
+    """Every note once, with the systems that it is about."""
+    found: dict[str, list[str]] = {}
+    for name, system in systems.items():
+        for note in system["notes"]:
+            found.setdefault(note, []).append(name)
+    return {note: ", ".join(names) for note, names in found.items()}
 
 
 def _latency_rows(system: Json) -> int:

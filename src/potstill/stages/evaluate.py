@@ -37,9 +37,9 @@ from ..student import load_model
 from ..types import Example, Reply, Request, Sampling
 
 Json = dict[str, Any]
-VERSION = 3
+VERSION = 4
 SYSTEMS = ("teacher", "baseline", "control", "student")
-NUMBERS = ("parameters", "tokens_per_s", "throughput_per_s", "memory_bytes", "size_bytes", "device", "dtype")
+NUMBERS = ("parameters", "tokens_per_s", "throughput_per_s", "memory_bytes", "size_bytes", "device", "dtype", "busy")
 UNMEASURED: Json = {"latency_s": [], **dict.fromkeys(NUMBERS)}
 
 
@@ -275,7 +275,9 @@ def _measure(job: Job, system: System, examples: Sequence[Example]) -> Json:
             revision=system.revision,
             trust_remote_code=system.trust_remote_code,
         )
-        return {"measured": measure(spec).as_dict(), "notes": busy_notes()}
+        found = measure(spec).as_dict()
+        busy = busy_notes()
+        return {"measured": {**found, "busy": bool(busy)}, "notes": busy}
     except PotstillError as error:
         return {"measured": {}, "notes": [f"parameters, latency, memory and size: {error}"]}
 
