@@ -53,6 +53,13 @@ def test_labels_of_systems_at_the_same_place_do_not_lie_on_each_other() -> None:
     assert min(b - a for a, b in itertools.pairwise(ys)) >= 12.5
 
 
+def test_a_label_does_not_hide_the_mark_beside_it() -> None:
+    dots = [Dot("baseline", 0.01, 0.1), Dot("control", 0.019, 0.5), Dot("student", 0.022, 0.5), Dot("teacher", 0.08, 0.5)]
+    root = ET.fromstring(scatter(dots, "latency", str, "x"))
+    anchors = {text.text: text.get("text-anchor") for text in root.iter("text")}
+    assert (anchors["control"], anchors["student"]) == ("end", "start")
+
+
 def test_curves_are_named_and_a_curve_of_one_point_is_drawn() -> None:
     svg = curves([Line("student", [Point(10, 0.5)], True), Line("control", [Point(5, 0.7), Point(10, 0.6)])], "d")
     assert {"student", "control"} <= set(texts(svg))

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 360, 240
 LEFT, RIGHT, TOP, BOTTOM = 40, 22, 14, 38
 MIN_GAP = 13.0
+LETTER = 6.4
 
 
 class Dot(NamedTuple):
@@ -89,7 +90,7 @@ def scatter(dots: Sequence[Dot], x_title: str, x_words: Callable[[float], str], 
     x = logarithmic(min(xs), max(xs), LEFT, WIDTH - RIGHT)
     y = linear(max(0.0, min(ys)), min(1.0, max(ys)), HEIGHT - BOTTOM, TOP + 6, 4)
     parts = [_frame(x, y, x_words, share_tick, x_title, "accuracy")]
-    names: list[Markup] = []  # drawn last, above every mark
+    marks: list[Markup] = []  # drawn last: no name may hide one
     labels = _spread([y.place(dot.y) for dot in dots])
     for dot, label_y in zip(dots, labels, strict=True):
         cx, cy = x.place(dot.x), y.place(dot.y)
@@ -97,11 +98,11 @@ def scatter(dots: Sequence[Dot], x_title: str, x_words: Callable[[float], str], 
             parts.append(_stroke(dot.system, [Point(cx, y.place(dot.low)), Point(cx, y.place(dot.high))], "whisker"))
         if dot.x_low and dot.x_high:
             parts.append(_stroke(dot.system, [Point(x.place(dot.x_low), cy), Point(x.place(dot.x_high), cy)], "whisker"))
-        parts.append(marker(dot.system, cx, cy))
-        left = cx > LEFT + (WIDTH - LEFT) * 0.6
+        marks.append(marker(dot.system, cx, cy))
+        left = _label_goes_left(dot.system, Point(cx, cy), [Point(x.place(other.x), y.place(other.y)) for other in dots])
         beside = x.place((dot.x_low if left else dot.x_high) or dot.x)
-        names.append(_text(beside - 9 if left else beside + 9, label_y + 4, dot.system, f"label {_class(dot.system)}", left))
-    return _svg([*parts, *names], HEIGHT, description)
+        parts.append(_text(beside - 9 if left else beside + 9, label_y + 4, dot.system, f"label {_class(dot.system)}", left))
+    return _svg([*parts, *marks], HEIGHT, description)
 
 
 def curves(lines: Sequence[Line], description: str, y_words: Callable[[float], str] | None = None) -> Markup:
@@ -139,6 +140,15 @@ def forest(gaps: Sequence[Gap], description: str) -> Markup:
         parts.append(marker("student", x.place(gap.value), y + 16))
     parts.append(_text(WIDTH / 2, height - 4, "percentage points", "axis", middle=True))
     return _svg(parts, height, description)
+
+
+def _label_goes_left(name: str, dot: Point, all_dots: Sequence[Point]) -> bool:
+    """Whether a name beside a dot would run into another dot, or out of the plot, at its right but not at its left."""
+    width = 14 + LETTER * len(name)
+    near = [other.x - dot.x for other in all_dots if abs(other.y - dot.y) < 2 * MIN_GAP]
+    blocked_right = dot.x > WIDTH - width or any(1 < gap < width for gap in near)
+    blocked_left = dot.x < LEFT + width or any(-width < gap < -1 for gap in near)
+    return blocked_right and not blocked_left
 
 
 def range_bar(system: str, value: float, low: float | None, high: float | None) -> Markup:
