@@ -14,7 +14,16 @@ from potstill.pipeline import JOURNEY, plan_job, run_job
 from potstill.runfolder import count_rows, read_json, read_rows, write_rows
 from potstill.starter import rows
 
-NUMBERS = "parameters accuracy latency_p50_s latency_p95_s memory_bytes size_bytes throughput_per_s tokens_per_s".split()
+NUMBERS = (
+    "parameters",
+    "accuracy",
+    "latency_p50_s",
+    "latency_p95_s",
+    "memory_bytes",
+    "size_bytes",
+    "throughput_per_s",
+    "tokens_per_s",
+)
 
 
 def write_data(folder: Path, task: str, sizes: dict[str, int]) -> None:
@@ -85,6 +94,7 @@ def test_an_adapted_teacher_and_a_lora_student_make_the_journey(
     write_data(tmp_path, "nli", {"train": 16, "validation": 4, "test": 4})
     path = job_file(
         tmp_path,
+        evaluate={"latency_rows": 2, "bootstrap_samples": 100, "baseline": False},
         teacher={"model": str(teacher_folder), "adapt": {"data": ["train.jsonl"], "epochs": 2, "batch_size": 8}},
         student={"model": str(student_folder), "adaptation": "lora", "lora": {"rank": 4, "alpha": 8}},
         validation={"checks": ["empty"]},

@@ -18,7 +18,6 @@ from .errors import ModelError
 from .kernels.cells import Head
 from .runfolder import replaced_folder
 
-
 transformers_logging.disable_progress_bar()  # our own bar says more; theirs breaks it, and pipes
 
 
@@ -57,7 +56,8 @@ def load_model(
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"no model could be loaded from {model!r}: {reason}") from None
     nn.Module.to(loaded, device)
-    return loaded.eval()
+    loaded.eval()
+    return loaded
 
 
 def add_lora(model: PreTrainedModel, shape: LoraShape) -> PreTrainedModel:

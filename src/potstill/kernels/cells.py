@@ -54,7 +54,8 @@ class Term(NamedTuple):
 def cell_losses(hidden_NH: torch.Tensor, head: Head, terms: Sequence[Term]) -> tuple[torch.Tensor, torch.Tensor]:
     """The weighted sum over tokens and terms (differentiable in the hidden states and the head), and each term's own
     unweighted sum [number of terms], detached, for the log. Not normalised: the caller divides by the global count."""
-    total, sums = _CellLosses.apply(hidden_NH, head.weight_VH, head.bias_V, head, tuple(terms), torch.is_grad_enabled())
+    apply: Any = _CellLosses.apply
+    total, sums = apply(hidden_NH, head.weight_VH, head.bias_V, head, tuple(terms), torch.is_grad_enabled())
     return total, sums
 
 
