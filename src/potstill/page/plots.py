@@ -74,8 +74,8 @@ def linear(low: float, high: float, start: float, end: float, count: int = 5) ->
 def logarithmic(low: float, high: float, start: float, end: float) -> Scale:
     """A logarithmic scale over whole steps of 1, 2, 5, 10 around the values, with at most six ticks."""
     steps = [mantissa * 10.0**exponent for exponent in range(-12, 16) for mantissa in (1, 2, 5)]
-    first = max(step for step in steps if step <= low * 0.87)
-    last = min(step for step in steps if step >= high * 1.15)
+    first = max(step for step in steps if step <= low * 0.7)
+    last = min(step for step in steps if step >= high * 1.3)
     ticks = [step for step in steps if first <= step <= last]
     while len(ticks) > 6:
         ticks = ticks[::2]
