@@ -33,15 +33,16 @@ from potstill.starter.scoring import interval, is_right
 
 VOCABULARY = 3072
 CONTEXT = 1024
-# Rows of one pool by task. Look-ups dominate, because they need the most examples to be learned at all.
+# Rows of one pool by task. After the student base, what is learned last (spans and sums) gets more room.
 POOL = {"conversation": 120, "nli": 100, "qa": 130, "math": 150, "summarization": 60, "general": 60}
+LATE_POOL = {"conversation": 150, "nli": 50, "qa": 200, "math": 200, "summarization": 40, "general": 30}
 BATCH_TOKENS = 2048
 LINE_TOKENS = 256
 LOG_EVERY = 50
 # Learning rates of Muon and AdamW as shares of the plan's: at Muon's rate the embeddings would be overwritten at once.
 RATE_SHARES = (1.0, 0.4)
 SEED = "starter-seed"
-STEPS = {STUDENT: 1000, SEED: 2000, TEACHER: 600}
+STEPS = {STUDENT: 550, SEED: 2000, TEACHER: 300}
 SHAPES = {
     TEACHER: {"hidden_size": 512, "num_hidden_layers": 4, "intermediate_size": 1024, "num_attention_heads": 8},
     STUDENT: {"hidden_size": 256, "num_hidden_layers": 3, "intermediate_size": 512, "num_attention_heads": 4},
@@ -90,15 +91,17 @@ def make_tokenizer(path: Path) -> None:
     fast.save_pretrained(path)
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, batch_tokens: int, first_pool: int) -> Iterator[tuple[int, Batch]]:
+def batches(
+    tokenizer: PreTrainedTokenizerFast, mixture: dict[str, int], first_pool: int
+) -> Iterator[tuple[int, Batch]]:
     """Endless (pool number, batch) pairs."""
 
     def to_ids(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False))
 
     for number in count(first_pool):
-        lines = list(packed(pool_of(number, POOL, to_ids), LINE_TOKENS, tokenizer.pad_token_id))
-        size = batch_tokens // LINE_TOKENS
+        lines = list(packed(pool_of(number, mixture, to_ids), LINE_TOKENS, tokenizer.pad_token_id))
+        size = BATCH_TOKENS // LINE_TOKENS
         for start in range(0, len(lines) - size + 1, size):
             columns = zip(*lines[start : start + size], strict=True)
             yield number, Batch(*(torch.tensor(column) for column in columns))
@@ -196,8 +199,8 @@ def optimizers_for(model: LlamaForCausalLM, learning_rate: float) -> list[torch.
 
 
 def rate_at(step: int, plan: Plan) -> float:
-    """Warm-up over 100 steps, constant, then down to zero over the plan's last share."""
-    warm = min(1.0, (step + 1) / 100)
+    """Warm-up (short for the teacher, which begins trained), constant, then down to zero over the plan's last share."""
+    warm = min(1.0, (step + 1) / (30 if plan.name == TEACHER else 100))
     left = (plan.num_steps - step) / max(1.0, plan.decay * plan.num_steps)
     return plan.learning_rate * min(warm, left, 1.0)
 
@@ -226,14 +229,18 @@ class State(NamedTuple):
 
 
 def restore(plan: Plan, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> State:
-    """Load what an earlier run kept, or begin at step 0; the teacher begins with pools its seed has not seen."""
-    if not plan.kept.exists():
-        return State(0, 10**5 if plan.name == TEACHER else 0, 0, 0.0, [])
-    kept = torch.load(plan.kept, weights_only=True)
-    model.load_state_dict(kept.pop("model"))
-    for optimizer, past in zip(optimizers, kept.pop("optimizers"), strict=True):
-        optimizer.load_state_dict(past)
-    return State(**kept)
+    """Load what an earlier run kept, or begin at step 0; the teacher takes over its seed's counts and log."""
+    if plan.kept.exists():
+        kept = torch.load(plan.kept, weights_only=True)
+        model.load_state_dict(kept.pop("model"))
+        for optimizer, past in zip(optimizers, kept.pop("optimizers"), strict=True):
+            optimizer.load_state_dict(past)
+        return State(**kept)
+    if plan.name == TEACHER:
+        seed = torch.load(plan.work_dir / f"{SEED}.pt", weights_only=True)
+        # Pools from 100,000 on, which the seed has not seen.
+        return State(0, 10**5, seed["tokens"], seed["seconds"], seed["log"])
+    return State(0, 0, 0, 0.0, [])
 
 
 def keep(saved: Path, state: State, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> None:
@@ -262,14 +269,14 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, plan: Pla
     optimizers = optimizers_for(model, plan.learning_rate)
     state = restore(plan, model, optimizers)
     began, tokens, losses = time.monotonic() - state.seconds, state.tokens, []
-    stream = batches(tokenizer, BATCH_TOKENS, state.pool)
+    stream = batches(tokenizer, POOL if plan.name == STUDENT else LATE_POOL, state.pool)
     for step in range(state.step + 1, plan.num_steps + 1):
         pool, batch = next(stream)
         losses.append(update(model, batch, optimizers, rate_at(step - 1, plan)))
         tokens += int((batch.weights_BT > 0).sum())
         if step % LOG_EVERY and step < plan.num_steps:
             continue
-        entry = {"step": step, "tokens": tokens, "seconds": round(time.monotonic() - began)}
+        entry = {"model": plan.name, "step": step, "tokens": tokens, "seconds": round(time.monotonic() - began)}
         entry["loss"] = round(sum(losses) / len(losses), 4)
         if step % (4 * LOG_EVERY) == 0:
             entry["validation"] = {
@@ -277,7 +284,7 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, plan: Pla
             }
         state.log.append(entry)
         losses.clear()
-        print(json.dumps({"model": plan.name, **entry}), flush=True)
+        print(json.dumps(entry), flush=True)
         if step <= (1 - plan.decay) * plan.num_steps:
             # The next pool, not this one: its remaining batches are dropped, so that no row is seen twice.
             keep(plan.kept, State(step, pool + 1, tokens, time.monotonic() - began, state.log), model, optimizers)
@@ -347,9 +354,9 @@ def main() -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plans = (
-        Plan(STUDENT, options.student_steps, 3e-3, 0.2, work, out, num_rows),
-        Plan(SEED, options.seed_steps, 3e-3, 0.0, work, out, num_rows),
-        Plan(TEACHER, options.teacher_steps, 2e-3, 0.3, work, out, num_rows),
+        Plan(STUDENT, options.student_steps, 3e-3, 0.0, work, out, num_rows),
+        Plan(SEED, options.seed_steps, 2e-3, 0.0, work, out, num_rows),
+        Plan(TEACHER, options.teacher_steps, 2e-3, 0.7, work, out, num_rows),
     )
     for plan in plans:
         if options.only and not plan.name.endswith(options.only):

@@ -11,7 +11,7 @@ import peft
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from .errors import ModelError
@@ -107,12 +107,19 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes merged safetensors and the tokenizer; the folder appears whole or not at all."""
+def stored_dtype(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> torch.dtype:
+    """The precision of a checkpoint as it is stored; fp32 where its configuration says none."""
+    config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
+    dtype = getattr(config, "dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
+    """Writes merged safetensors in `dtype` and the tokenizer; the folder appears whole or not at all."""
     if isinstance(model, peft.PeftModel):
         model = model.merge_and_unload()
     with replaced_folder(folder) as part:
-        causal_model(model).save_pretrained(part)
+        causal_model(nn.Module.to(model, dtype)).save_pretrained(part)
         tokenizer.save_pretrained(part)
 
 

@@ -32,7 +32,17 @@ from .progress import Progress
 from .recipe import StudentSettings, TrainSettings, default_learning_rate, rate_at, uses_bf16
 from .rendering import load_tokenizer
 from .runfolder import RunFolder, fingerprint
-from .student import LoraShape, add_lora, causal_model, count_parameters, head_of, hidden_states, load_model, save_model
+from .student import (
+    LoraShape,
+    add_lora,
+    causal_model,
+    count_parameters,
+    head_of,
+    hidden_states,
+    load_model,
+    save_model,
+    stored_dtype,
+)
 from .types import Score, Signal
 
 
@@ -275,7 +285,9 @@ class _Loop:
         best = self.counters["best"]
         self._load(load_file(self.home / "best.safetensors"))
         if self.accelerator.is_main_process:
-            save_model(self.model, self.tokenizer, self.t.out)
+            student = self.t.student
+            dtype = stored_dtype(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
+            save_model(self.model, self.tokenizer, self.t.out, dtype)
         self.accelerator.wait_for_everyone()
         self.accelerator.free_memory()
         score = Score(**best["score"]) if best["score"] else None

@@ -1,9 +1,10 @@
 """Technical support in two or three user turns: look up the right fact for what the customer says and has tried.
 
-The system message holds the product and four facts; a fact gives a first and a second step, or one value. What
-must be stated depends on the problem the customer names and on the steps already tried. Steps and values are drawn
-anew for every row, so they can only be copied. Held out: product x problem. A product and a problem that meet in
-test are never the asked pair in train (the problem may stand there as an unasked fact).
+The system message holds the product and five facts: a first step for each of two problems, a step for what is still
+broken after that, one value and the hotline. What must be stated depends on the problem the customer names and on what
+was already tried. Steps and values are drawn anew for every row, so they can only be copied. Held out: product x
+problem. A product and a problem that meet in test are never the asked pair in train (the problem may stand there as an
+unasked fact).
 """
 
 from collections.abc import Iterator
@@ -125,7 +126,8 @@ class _Case(NamedTuple):
     product: str
     system: str
     problems: list[str]
-    steps: dict[str, tuple[Step, Step]]
+    steps: dict[str, Step]
+    next_step: Step
     question: str
     value: str
     hotline: str
@@ -134,16 +136,17 @@ class _Case(NamedTuple):
 def _case(random: Random) -> _Case:
     product, brand = random.choice(PRODUCTS), random.choice(BRANDS)
     problems = random.sample(list(PROBLEMS), 2)
-    drawn = _distinct_steps(random, 4)
-    steps = {problems[0]: (drawn[0], drawn[1]), problems[1]: (drawn[2], drawn[3])}
+    first, other, next_step = _distinct_steps(random, 3)
+    steps = {problems[0]: first, problems[1]: other}
     question = random.choice(list(QUESTIONS))
     value = _value(random, QUESTIONS[question][2])
     hotline = f"0800 {random.randint(1000, 9999)}"
-    facts = [f"{problem}: first {first.text}, then {second.text}" for problem, (first, second) in steps.items()]
+    facts = [f"{problem}: {step.text}" for problem, step in steps.items()]
+    facts.append(f"still broken: {next_step.text}")
     facts.append(f"{question}: {value}")
     random.shuffle(facts)
     system = f"You are the support agent of {brand}. Product: {product}. Facts: {'; '.join(facts)}; hotline: {hotline}."
-    return _Case(product, system, problems, steps, question, value, hotline)
+    return _Case(product, system, problems, steps, next_step, question, value, hotline)
 
 
 _HELLOS = (
@@ -180,70 +183,67 @@ def _opening(random: Random, case: _Case, problem: str) -> str:
 
 
 def _first_reply(problem: str, step: Step) -> str:
-    return f"Sorry about the trouble ({problem}). Please {step.text}."
+    return f"Please try this for {problem}: {step.text}."
 
 
 def _second_reply(step: Step) -> str:
-    return f"Thank you for trying. Next, please {step.text}."
+    return f"Thank you for trying. If it is still broken: {step.text}."
 
 
 def _greeted(random: Random, case: _Case) -> list[str]:
-    """A greeting, then the problem: the first step is due."""
+    """A greeting, then the problem: its own step is due."""
     hello = random.choice(_HELLOS).format(product=case.product)
     problem = case.problems[0]
     greeting = f"Hello! What is wrong with your {case.product}?"
-    return [hello, greeting, _opening(random, case, problem), _first_reply(problem, case.steps[problem][0])]
+    return [hello, greeting, _opening(random, case, problem), _first_reply(problem, case.steps[problem])]
 
 
 def _tried(random: Random, case: _Case) -> list[str]:
-    """The first step was given and did not help: the second is due."""
+    """The problem's step was given and did not help: the next step is due."""
     problem = case.problems[0]
-    first, second = case.steps[problem]
-    asked = [_opening(random, case, problem), _first_reply(problem, first)]
-    return [*asked, random.choice(_STILL), _second_reply(second)]
+    asked = [_opening(random, case, problem), _first_reply(problem, case.steps[problem])]
+    return [*asked, random.choice(_STILL), _second_reply(case.next_step)]
 
 
 def _known(random: Random, case: _Case) -> list[str]:
-    """The customer names the first step as tried: the second is due at once."""
+    """The customer names the problem's step as tried: the next step is due at once."""
     problem = case.problems[0]
-    first, second = case.steps[problem]
     hello = random.choice(_HELLOS).format(product=case.product)
-    line = random.choice(_KNOWN).format(line=random.choice(PROBLEMS[problem]), step=first.text)
-    return [hello, f"Hello! What is wrong with your {case.product}?", line, _second_reply(second)]
+    line = random.choice(_KNOWN).format(line=random.choice(PROBLEMS[problem]), step=case.steps[problem].text)
+    return [hello, f"Hello! What is wrong with your {case.product}?", line, _second_reply(case.next_step)]
 
 
 def _exhausted(random: Random, case: _Case) -> list[str]:
     """Both steps were tried: only the hotline is left."""
     asked = _tried(random, case)
-    return [*asked, random.choice(_STILL), f"I am sorry. Please call our hotline {case.hotline}."]
+    return [*asked, random.choice(_STILL), f"I am sorry. Please call our hotline: {case.hotline}."]
 
 
 def _other_problem(random: Random, case: _Case) -> list[str]:
     """The first problem is solved and a second one comes up."""
     solved, problem = case.problems[1], case.problems[0]
-    asked = [_opening(random, case, solved), _first_reply(solved, case.steps[solved][0])]
+    asked = [_opening(random, case, solved), _first_reply(solved, case.steps[solved])]
     line = f"ok that helped, but now {random.choice(PROBLEMS[problem])}"
-    return [*asked, informal(random, line), _first_reply(problem, case.steps[problem][0])]
+    return [*asked, informal(random, line), _first_reply(problem, case.steps[problem])]
 
 
 def _question(random: Random, case: _Case) -> list[str]:
     """The problem is solved and a plain question comes up."""
     problem = case.problems[0]
-    asked = [_opening(random, case, problem), _first_reply(problem, case.steps[problem][0])]
+    asked = [_opening(random, case, problem), _first_reply(problem, case.steps[problem])]
     questions, opening, _ = QUESTIONS[case.question]
     return [*asked, random.choice(_THANKS).format(line=random.choice(questions)), f"{opening} {case.value}."]
 
 
-_FLOWS = (_greeted, _tried, _tried, _known, _exhausted, _other_problem, _question)
+_FLOWS = (_greeted, _greeted, _tried, _known, _exhausted, _other_problem, _other_problem, _question)
 
 
 def _required(flow: Any, case: _Case) -> list[str]:
-    first, second = case.steps[case.problems[0]]
     if flow is _exhausted:
         return [case.hotline]
     if flow is _question:
         return [case.value]
-    return list(second.values if flow in (_tried, _known) else first.values)
+    return list(case.next_step.values if flow in (_tried, _known) else case.steps[case.problems[0]].values)
 
 
 def draw(random: Random) -> Draft:

@@ -1,7 +1,7 @@
 """Word problems of one or two steps with small numbers, solved step by step.
 
 Every problem is a start, then one or two operations; the solution writes each step as an equation. Results stay below
-100, factors below 10, and what is added or taken is at most 12. Held out: the numbers with their operations (for
+100, factors below 10, and what is added or taken is at most 9. Held out: the numbers with their operations (for
 example 14 + 9 - 5), in any story.
 """
 
@@ -13,7 +13,7 @@ from potstill.starter.corpus.drawing import Draft, draw_rows, turns
 from potstill.starter.corpus.words import CITIES, COUNTABLES, NAMES
 
 _MOST = 99
-_MOST_CHANGE = 12
+_MOST_CHANGE = 9
 
 
 class Problem(NamedTuple):
@@ -103,7 +103,7 @@ def _share(random: Random) -> Problem:
     if random.random() < 0.5:
         story = f"{name} shares {total} {things} equally among {children} children."
         return Problem(f"{story} How many {things} does each child get?", (_equation(total, "/", children),))
-    extra = random.randint(2, min(12, _MOST - total))
+    extra = random.randint(2, _MOST_CHANGE)
     story = f"{name} has {total + extra} {things}, keeps {extra} and shares the rest among {children} children."
     equations = (_equation(total + extra, "-", extra), _equation(total, "/", children))
     return Problem(f"{story} How many {things} does each child get?", equations)
