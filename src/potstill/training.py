@@ -8,14 +8,11 @@ the result. A run killed at any step and resumed equals the unbroken one.
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -24,9 +21,10 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .batches import Batch, Row, make_batches
+from .batches import Batch, Row, make_batches, numbers_of_step
 from .checkpoints import Checkpoint, load_newest, save_checkpoint, save_weights
 from .contracts import Loss
+from .interrupts import deferred_interrupt
 from .kernels.cells import Cells, Term, cell_losses, target_loss, text_cells
 from .progress import Progress
 from .recipe import StudentSettings, TrainSettings, default_learning_rate, rate_at, uses_bf16
@@ -164,7 +162,7 @@ class _Loop:
     def run(self) -> Trained:
         start = self._resume()
         stopped_early = self.counters["worse"] >= self.t.settings.patience
-        with Progress(self.t.folder, f"train {self.t.role}", self.num_steps) as bar, _deferred_interrupt() as interrupted:
+        with Progress(self.t.folder, f"train {self.t.role}", self.num_steps) as bar, deferred_interrupt() as interrupted:
             bar.advance(start)
             step = start
             while step < self.num_steps and not stopped_early:
@@ -182,7 +180,7 @@ class _Loop:
 
     def _step(self, step: int) -> str:
         settings, started = self.t.settings, time.perf_counter()
-        numbers = _numbers_of_step(step, len(self.t.rows), settings.batch_size, settings.seed)
+        numbers = numbers_of_step(step, len(self.t.rows), settings.batch_size, settings.seed)
         num_targets = sum(len(self.t.rows[number].answer) for number in numbers)
         own = numbers[self.accelerator.process_index :: self.accelerator.num_processes]
         # A process without rows of its own still joins the gradient exchange, with a share of nothing.
@@ -312,32 +310,3 @@ def _groups(parameters: dict[str, nn.Parameter], weight_decay: float) -> list[di
     matrices = [p for p in parameters.values() if p.dim() >= 2]
     vectors = [p for p in parameters.values() if p.dim() < 2]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
-def _numbers_of_step(step: int, num_rows: int, batch_size: int, seed: int) -> list[int]:
-    """Which rows a step learns: a fresh order each epoch, decided by seed and epoch alone."""
-    per_epoch = math.ceil(num_rows / batch_size)
-    epoch, place = divmod(step, per_epoch)
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(num_rows, generator=generator).tolist()
-    return order[place * batch_size : (place + 1) * batch_size]
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[threading.Event]:
-    """The first Ctrl-C waits for the end of the step, so that a checkpoint can be written; the second one does not."""
-    seen = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if seen.is_set():
-            raise KeyboardInterrupt
-        seen.set()
-
-    before: Callable[..., Any] | int | None = signal.signal(signal.SIGINT, note)
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""Questions about a short text, answered with a span of it.
+"""Questions about a short text, answered with a span of it ("in Paris", "a red lamp", "Anna").
 
 A context states one or two facts of different people; the question asks for one part of one of them.
 Held out: relation x subject x answer. Such a triple in test was never asked for in train.
@@ -38,13 +38,13 @@ def _purchase(random: Random, name: str) -> Fact:
         (
             f"{name} bought a {colour} {good} in {city} for {price}.",
             f"In {city}, {name} paid {price} for a {colour} {good}.",
-            f"The {colour} {good} that {name} bought in {city} cost {price}.",
+            f"For {price}, {name} bought a {colour} {good} in {city}.",
         )
     )
     pairs = (
-        (f"Where did {name} buy the {good}?", city),
+        (f"Where did {name} buy the {good}?", f"in {city}"),
         (f"How much did {name} pay for the {good}?", price),
-        (f"What colour is the {good} of {name}?", colour),
+        (f"What did {name} buy?", f"a {colour} {good}"),
         (f"Who bought the {good}?", name),
     )
     return Fact(sentence, pairs)
@@ -54,15 +54,15 @@ def _work(random: Random, name: str) -> Fact:
     job, city, month = random.choice(JOBS), random.choice(CITIES), random.choice(MONTHS)
     sentence = random.choice(
         (
-            f"{name} has worked as a {job} in {city} since {month}.",
-            f"Since {month}, {name} has been a {job} in {city}.",
-            f"In {month} {name} moved to {city} to work as a {job}.",
+            f"{name} started as a {job} in {city} in {month}.",
+            f"In {month}, {name} became a {job} in {city}.",
+            f"In {month} {name} began to work as a {job} in {city}.",
         )
     )
     pairs = (
-        (f"What is the job of {name}?", job),
-        (f"Where does {name} work?", city),
-        (f"In which month did {name} start as a {job}?", month),
+        (f"What is the job of {name}?", f"a {job}"),
+        (f"Where does {name} work?", f"in {city}"),
+        (f"In which month did {name} start as a {job}?", f"in {month}"),
         (f"Who works as a {job}?", name),
     )
     return Fact(sentence, pairs)
@@ -74,12 +74,12 @@ def _pet(random: Random, name: str) -> Fact:
     sentence = random.choice(
         (
             f"{name} keeps a {animal} in the {room}; it is {number} years old.",
-            f"The {number} years old {animal} of {name} sleeps in the {room}.",
+            f"In the {room}, {name} keeps a {animal} that is {number} years old.",
         )
     )
     pairs = (
-        (f"Which animal does {name} have?", animal),
-        (f"Where does the {animal} of {name} sleep?", room),
+        (f"Which animal does {name} have?", f"a {animal}"),
+        (f"Where does the {animal} of {name} sleep?", f"in the {room}"),
         (f"How old is the {animal}?", f"{number} years"),
         (f"Who owns the {animal}?", name),
     )
@@ -93,14 +93,14 @@ def _journey(random: Random, name: str) -> Fact:
         (
             f"{name} travels from {start} to {goal} on {day} at {hour}.",
             f"On {day} at {hour}, {name} takes the train from {start} to {goal}.",
-            f"The flight of {name} to {goal} leaves {start} on {day} at {hour}.",
+            f"On {day}, {name} flies from {start} to {goal} at {hour}.",
         )
     )
     pairs = (
-        (f"Where does {name} travel to?", goal),
-        (f"From which city does {name} leave?", start),
-        (f"On which day does {name} travel?", day),
-        (f"At what time does {name} leave?", hour),
+        (f"Where does {name} travel to?", f"to {goal}"),
+        (f"From which city does {name} leave?", f"from {start}"),
+        (f"On which day does {name} travel?", f"on {day}"),
+        (f"At what time does {name} leave?", f"at {hour}"),
         (f"Who travels to {goal}?", name),
     )
     return Fact(sentence, pairs)
@@ -115,9 +115,8 @@ def _meal(random: Random, name: str) -> Fact:
         )
     )
     pairs = (
-        (f"What will {name} cook?", food),
-        (f"When does {name} cook for the guests?", day),
-        (f"In which room will {name} serve the {food}?", room),
+        (f"When does {name} cook for the guests?", f"on {day}"),
+        (f"In which room will {name} serve the {food}?", f"in the {room}"),
         (f"Who is serving {food}?", name),
     )
     return Fact(sentence, pairs)
@@ -134,7 +133,7 @@ def _account(random: Random, name: str) -> Fact:
     pairs = (
         (f"How much money did {name} send?", amount),
         (f"Which account got the money of {name}?", str(number)),
-        (f"In which month did {name} send the money?", month),
+        (f"In which month did {name} send the money?", f"in {month}"),
         (f"Who sent money to account {number}?", name),
     )
     return Fact(sentence, pairs)
@@ -148,13 +147,18 @@ PROMPT = "Context: {context}\n\nQuestion: {question}\n\nAnswer with a short span
 def _facts(random: Random, names: list[str]) -> list[Fact]:
     """Facts of different relations, so that every question has one answer, or of one relation and disjoint words."""
     while True:
-        relations = (
-            random.sample(RELATIONS, len(names)) if random.random() < 0.8 else [random.choice(RELATIONS)] * len(names)
-        )
+        relations = random.sample(RELATIONS, len(names)) if random.random() < 0.8 else [random.choice(RELATIONS)] * len(names)
         facts = [relation(random, name) for relation, name in zip(relations, names, strict=True)]
         questions = [question for fact in facts for question, _ in fact.pairs]
         if len(set(questions)) == len(questions):
             return facts
+
+
+def _accepted(answer: str) -> list[str]:
+    """The answer, and the same without its preposition or article."""
+    bare = answer.removeprefix("in ").removeprefix("on ").removeprefix("at ").removeprefix("to ").removeprefix("from ")
+    bare = bare.removeprefix("the ").removeprefix("a ")
+    return [answer] if bare == answer else [answer, bare]
 
 
 def draw(random: Random) -> Draft:
@@ -166,7 +170,7 @@ def draw(random: Random) -> Draft:
     question, answer = facts[asked].pairs[pair]
     prompt = PROMPT.format(context=" ".join(fact.sentence for fact in facts), question=question)
     combination = (question.replace(answer, ""), names[asked], answer)
-    return Draft(combination, turns(prompt, answer), {"answers": [answer]})
+    return Draft(combination, turns(prompt, answer), {"answers": _accepted(answer)})
 
 
 def rows(split: str, num_rows: int, seed: int = 0) -> Iterator[dict[str, Any]]:
