@@ -140,6 +140,19 @@ def test_a_missing_key_is_told_before_anything_is_sent(monkeypatch: pytest.Monke
         assert not server.asked
 
 
+@pytest.mark.parametrize("key", ["first-line\nsecret-line", "secret\u2019line"])
+def test_a_key_that_no_header_takes_is_told_and_never_repeated(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("BROKEN_KEY", key)
+    with ChatServer() as server:
+        asked = _teacher(server, api_key="env:BROKEN_KEY")
+        (problem,) = asked.problems()
+        with pytest.raises(TeacherError) as told:
+            _ask(asked, ["hello"])
+    for sentence in (problem, str(told.value)):
+        assert "BROKEN_KEY holds more than a key" in sentence
+        assert "line" not in sentence.replace("a line break", "")
+
+
 def test_nobody_there_stops_the_job() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

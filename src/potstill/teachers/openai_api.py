@@ -97,6 +97,8 @@ class OpenAiApi(Teacher):
         """What a GET of {base_url}/models shows: nobody there, a refused key, HTML. A 404 is fine, many servers lack it."""
         if self.api_key is not None and not self._key():
             return [self._no_key()]
+        if not _can_be_sent(self._key()):
+            return [self._bad_key()]
         request = urllib.request.Request(f"{self.base_url}/models", headers=self._headers())
         try:
             with _opener(self.base_url).open(request, timeout=CHECK_TIMEOUT_S) as reply:
@@ -165,16 +167,29 @@ class OpenAiApi(Teacher):
         secret = self._key()
         if not secret:
             raise TeacherError(self._no_key())
+        if not _can_be_sent(secret):
+            raise TeacherError(self._bad_key())
         return {"Authorization": f"Bearer {secret}"}
 
     def _no_key(self) -> str:
         name = (self.api_key or "").removeprefix("env:")
         return f"the environment variable {name} is not set; it must hold the key for {self.base_url} (export {name}=...)"
 
+    def _bad_key(self) -> str:
+        name = (self.api_key or "").removeprefix("env:")
+        return (
+            f"the environment variable {name} holds more than a key (a line break or a letter that no key has); export it again"
+        )
+
     def _key_hint(self) -> str:
         if self.api_key is None:
             return "set the teacher's api_key, such as env:OPENAI_API_KEY"
         return f"check the key in the environment variable {self.api_key.removeprefix('env:')}"
+
+
+def _can_be_sent(secret: str | None) -> bool:
+    """Whether a key fits into a header; the libraries that refuse one repeat it in their error."""
+    return secret is None or (secret.isascii() and secret.isprintable())
 
 
 def _usage(body: Mapping[str, Any], name: str) -> int | None:
