@@ -88,6 +88,14 @@ def is_one_sentence(done: Done, code: int = 2) -> bool:
         ("train.losses=[{kind: ./mine.py}]", "does not exist"),
         ("epochs", "--set takes key=value"),
         ("train.epochs=[", "is not YAML"),
+        ("teacher=", "teacher: None is neither"),
+        ("teacher={5: 6}", "teacher"),
+        ("student=", "student: None is neither"),
+        ("student=[a]", "student: ['a'] is neither"),
+        ("exports=", "exports: None is neither"),
+        ("train.losses=[5]", "losses: 5 is neither"),
+        ("validation.checks=", "validation.checks: None is neither"),
+        ("data.train=", "data.train: None is neither"),
     ],
 )
 def test_a_mistake_in_the_job_is_one_sentence(

@@ -58,6 +58,8 @@ def teacher_settings(value: str | Mapping[str, Any], folder: Path) -> dict[str, 
 
     `{model: deepseek-v3, temperature: 0.7}` takes the catalog's endpoint; a mapping with `kind` is taken as it is.
     """
+    if not isinstance(value, str | Mapping):
+        raise JobError(f"teacher: {value!r} is neither a model's name nor a mapping with 'kind' or 'model'")
     fields: dict[str, Any] = {"model": value} if isinstance(value, str) else dict(value)
     model = str(fields.get("model", ""))
     if model.startswith("starter-"):

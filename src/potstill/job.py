@@ -82,7 +82,7 @@ class ValidateSettings(Settings):
     @field_validator("checks", mode="before")
     @classmethod
     def _load(cls, value: Any, info: ValidationInfo) -> Any:
-        return tuple(v if isinstance(v, Check) else load_plugin("checks", v, job_folder(info)) for v in value)
+        return tuple(v if isinstance(v, Check) else load_plugin("checks", v, job_folder(info)) for v in listed(value))
 
 
 class EvaluateSettings(Settings):
@@ -143,7 +143,9 @@ class Job(Settings):
     def _student_by_name(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, StudentSettings):
             return value
-        fields = {"model": value} if isinstance(value, str) else dict(value)
+        if not isinstance(value, str | Mapping):
+            raise ValueError(f"{value!r} is neither a model's name nor a mapping with 'model'")
+        fields = {"model": value} if isinstance(value, str) else {str(key): inner for key, inner in value.items()}
         if isinstance(fields.get("model"), str):
             fields["model"] = student_settings(fields["model"], job_folder(info))
         return fields

@@ -68,7 +68,9 @@ def plugin_class(family: str, kind: str, folder: Path | None = None) -> type[Any
 
 def load_plugin(family: str, settings: str | Mapping[str, Any], folder: Path | None = None) -> Any:
     """A plug-in from its YAML form: a bare kind, or a mapping with `kind` and its fields."""
-    fields = {"kind": settings} if isinstance(settings, str) else dict(settings)
+    if not isinstance(settings, str | Mapping):
+        raise JobError(f"{family}: {settings!r} is neither a kind nor a mapping with one; {_known(family)}")
+    fields = {"kind": settings} if isinstance(settings, str) else {str(key): value for key, value in settings.items()}
     if "kind" not in fields:
         raise JobError(f"{family}: {fields!r} has no 'kind'; {_known(family)}")
     chosen = plugin_class(family, str(fields["kind"]), folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,8 +24,10 @@ class Settings(BaseModel):
 
 
 def listed(value: Any) -> Any:
-    """One word where a list is meant."""
-    return (value,) if isinstance(value, str) else value
+    """One word or mapping where a list is meant."""
+    if not isinstance(value, str | Mapping | list | tuple):
+        raise ValueError(f"{value!r} is neither a name nor a list of names")
+    return (value,) if isinstance(value, str | Mapping) else value
 
 
 def job_folder(info: ValidationInfo) -> Path:
