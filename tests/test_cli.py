@@ -264,6 +264,33 @@ def test_a_full_disk_is_exit_code_3_and_one_sentence(cli: Cli, tmp_path: Path, s
     assert "the disk is full" in done.err
 
 
+LIMITED = """
+import resource, sys
+limit = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+from potstill.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("kilobytes", [20, 60, 150])
+def test_weights_that_find_no_room_are_one_sentence(tmp_path: Path, student_folder: Path, kilobytes: int) -> None:
+    """A cut limit on a file's size stands in for a full disk: the journal, the best weights and a checkpoint meet it."""
+    job = write_job(tmp_path, {"kind": "scripted", "default": "entailment"}, student_folder, train={"epochs": 1})
+    command = [sys.executable, "-c", LIMITED, str(kilobytes * 1024), "run", str(job)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "Traceback" not in done.stderr
+    assert "run again" in done.stderr or "run the same command again" in done.stderr
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_sentence(cli: Cli, tmp_path: Path, student_folder: Path) -> None:
+    job = write_job(tmp_path, {"kind": "scripted", "default": "entailment"}, student_folder)
+    done = cli("run", str(job), "--set", "runs=job.yaml")
+    assert is_one_sentence(done)
+    assert "job.yaml" in done.err
+
+
 def test_plan_marks_defaults_and_estimates_without_writing(
     cli: Cli, tmp_path: Path, teacher_folder: Path, student_folder: Path
 ) -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .errors import ModelError
-from .runfolder import file_digest, read_json, replaced_folder, write_json
+from .runfolder import file_digest, read_json, replaced_folder, told_when_full, write_json
 
 KEPT = 2
 
@@ -56,7 +56,8 @@ def load_newest(folder: Path, identity: str, say: Callable[[str], None]) -> Chec
 
 
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
+    with told_when_full():
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
 
 
 def _fault(place: Path, identity: str) -> str | None:

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, PotstillError
+from .errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_USER, PotstillError
 from .plugins import verb
 
 EPILOG = (
@@ -147,11 +147,19 @@ def _call(dotted: str, *options: Any) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `potstill list | head`: nothing more to say
         code = EXIT_OK
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-        place = f" ({error.filename})" if error.filename else ""
-        code = _fail(f"the disk is full{place}; free space and run the same command again, it continues", EXIT_JOB_FAILED)
+        code = _fail_on_disk(error)
     raise typer.Exit(code or EXIT_OK)
+
+
+def _fail_on_disk(error: OSError) -> int:
+    """A full disk and a place that cannot be written are told; any other error of the system is a bug."""
+    place = f" ({error.filename})" if error.filename else ""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        what = "a file may not grow further (ulimit -f)" if error.errno == errno.EFBIG else "the disk is full"
+        return _fail(f"{what}{place}; free space and run the same command again, it continues", EXIT_JOB_FAILED)
+    if error.filename and error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
+        return _fail(f"{error.filename} cannot be used: {error.strerror}; name another folder, or change its rights", EXIT_USER)
+    raise error
 
 
 def _fail(sentence: str, code: int) -> int:

@@ -6,6 +6,7 @@ runs/<name>/  job.yaml state.json events.jsonl data/ answers/ signals/ checkpoin
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from .errors import ModelError, RunBusyError
 
@@ -184,12 +187,27 @@ def folder_digest(path: Path) -> str:
 
 
 @contextlib.contextmanager
+def told_when_full() -> Iterator[None]:
+    """safetensors and torch say that the disk is full in errors of their own; this raises the OSError that it is."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number)) from None
+        if "inline_container" in str(error) or "iostream" in str(error):  # torch.save's writer, which hides the cause
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        raise
+
+
+@contextlib.contextmanager
 def replaced_folder(path: Path) -> Iterator[Path]:
     """A fresh folder to write into that takes the place of `path` at the end, whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    yield part
+    with told_when_full():
+        yield part
     old = path.with_name(f".{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
