@@ -32,6 +32,8 @@ Right means: the label (nli), the span (qa), the number (math), all required val
 |---|---|---|---|---|
 {table}
 
+## History
+{notes}
 ## Limits
 
 The model knows the corpus of its generators and little else: short English texts, a context of {context} tokens, small
@@ -41,8 +43,8 @@ minutes, and its scores say nothing about larger models or real data.
 
 _PURPOSES = {
     "starter-teacher": "The teacher of Potstill's starter pack: five small tasks, done well.",
-    "starter-student": "The student base of Potstill's starter pack: trained briefly on the teacher's five tasks, so\n"
-    "that it can copy and look up but does no task well until it is distilled.",
+    "starter-student": "The student base of Potstill's starter pack: trained on the teacher's five tasks for\n"
+    "fewer steps at a constant learning rate, so that it can copy and look up but is behind the teacher.",
 }
 
 
@@ -68,6 +70,7 @@ def write_card(folder: Path, config: dict[str, Any], num_parameters: int, record
         tokens=last["tokens"],
         seconds=last["seconds"],
         table=table,
+        notes="\n" + "".join(f"- {note}\n" for note in record.get("notes", ["Trained by one run of the script."])),
         context=config["max_position_embeddings"],
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
