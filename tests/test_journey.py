@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from conftest import save_llama
 
 from potstill.job import Job, load_job
 from potstill.pipeline import JOURNEY, plan_job, run_job
@@ -85,6 +87,25 @@ def test_a_changed_setting_redoes_only_what_it_decides(tmp_path: Path, teacher_f
     plan = {stage.stage: stage.done for stage in plan_job(load_job(path, ["train.epochs=2"]))}
     assert [stage for stage, done in plan.items() if done] == ["prepare", "adapt", "generate", "validate", "capture"]
     assert all(stage.done for stage in plan_job(load_job(path)))
+
+
+def test_what_was_deleted_or_replaced_is_made_again(tmp_path: Path, teacher_folder: Path, student_folder: Path) -> None:
+    write_data(tmp_path, "nli", {"train": 12, "validation": 4, "test": 4})
+    student = tmp_path / "student"
+    shutil.copytree(student_folder, student)
+    path = job_file(tmp_path, teacher=str(teacher_folder), student="./student", validation={"checks": ["empty"]})
+    folder = run_job(load_job(path))
+    shutil.rmtree(folder.signals)
+    run_job(load_job(path, ["train.learning_rate=1e-4"]))
+    shutil.rmtree(folder.answers)
+    shutil.rmtree(folder.data)
+    assert not plan_job(load_job(path, ["train.learning_rate=1e-4"]))[0].done
+    run_job(load_job(path, ["train.learning_rate=1e-4"]))
+    assert all(stage.done for stage in plan_job(load_job(path, ["train.learning_rate=1e-4"])))
+    shutil.copyfile(save_llama(tmp_path / "other", seed=9) / "model.safetensors", student / "model.safetensors")
+    plan = {stage.stage: stage.done for stage in plan_job(load_job(path, ["train.learning_rate=1e-4"]))}
+    assert plan["validate"]
+    assert not plan["train"]
 
 
 @pytest.mark.parametrize("signals", ["captured", "live"])

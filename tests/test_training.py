@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from potstill.batches import Row, encode, make_batches
+from potstill.errors import ModelError
 from potstill.plugins import load_plugin
 from potstill.progress import Progress
 from potstill.recipe import StudentSettings, TrainSettings, rate_at
@@ -196,6 +197,24 @@ def test_a_checkpoint_cut_in_half_is_told_and_passed_over(student_folder: Path, 
     notes = [e["message"] for e in read_rows(tmp_path / "run" / "events.jsonl") if e["event"] == "note"]
     assert any("damaged" in note and newest.name in note for note in notes)
     assert largest_gap(whole, weights(tmp_path)) < 1e-6
+
+
+def test_a_training_with_other_settings_keeps_its_own_checkpoints(student_folder: Path, tmp_path: Path) -> None:
+    """Checkpoints of a longer training before it have higher numbers; they must not crowd out the new ones."""
+    train(training(student_folder, tmp_path, epochs=4, checkpoint_every=4))
+    other = training(student_folder, tmp_path, epochs=1, learning_rate=2e-3, checkpoint_every=1)
+    train(other)
+    steps = sorted(place.name for place in (tmp_path / "run" / "checkpoints" / "student").glob("step-*"))
+    assert steps == ["step-0000002", "step-0000003"]
+
+
+def test_best_weights_cut_in_half_say_what_to_delete(student_folder: Path, tmp_path: Path) -> None:
+    base = training(student_folder, tmp_path)
+    train(base)
+    best = tmp_path / "run" / "checkpoints" / "student" / "best.safetensors"
+    best.write_bytes(best.read_bytes()[: best.stat().st_size // 2])
+    with pytest.raises(ModelError, match="delete the folder"):
+        train(base)
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_tenth() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .errors import ModelError
@@ -30,14 +31,23 @@ class Checkpoint(NamedTuple):
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: str) -> None:
-    """Writes `folder/step-N` whole or not at all, with the digest of each file, and drops older ones but the last."""
+    """Writes `folder/step-N` whole or not at all, with the digest of each file, and drops older ones but the last.
+
+    Those of another training go at once: a number of theirs that is higher must not crowd this one's out.
+    """
     with replaced_folder(folder / f"step-{checkpoint.step:07d}") as part:
         save_weights(part / "trained.safetensors", checkpoint.weights)
         torch.save({"optimizer": checkpoint.optimizer, "random_state": checkpoint.random_state}, part / "optimizer.pt")
         digests = {file.name: file_digest(file) for file in part.iterdir()}
         manifest = {"step": checkpoint.step, "identity": identity, "counters": checkpoint.counters, "digests": digests}
         write_json(part / "manifest.json", manifest)
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
+    own = []
+    for place in sorted(folder.glob("step-*")):
+        if _fault(place, identity) == "":
+            shutil.rmtree(place)
+        else:
+            own.append(place)
+    for old in own[:-KEPT]:
         shutil.rmtree(old)
 
 
@@ -53,6 +63,16 @@ def load_newest(folder: Path, identity: str, say: Callable[[str], None]) -> Chec
         if fault:
             say(f"checkpoint {place} is damaged ({fault}); going on from the one before it")
     return None
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of one file; raises ModelError when it is gone or was cut short."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        raise ModelError(
+            f"{path} is gone or damaged; delete the folder {path.parent} and run again, the training starts anew"
+        ) from None
 
 
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:

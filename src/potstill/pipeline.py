@@ -29,6 +29,19 @@ JOURNEY: tuple[tuple[str, ModuleType], ...] = (
     ("report", report),
 )
 
+LEFT = {
+    "prepare": ("data/train.jsonl", "data/validation.jsonl", "data/test.jsonl", "data/card.json"),
+    "adapt": ("teacher",),
+    "generate": ("answers/answers.jsonl", "answers/validation_answers.jsonl"),
+    "validate": ("answers/kept.jsonl", "answers/card.json"),
+    "capture": (),  # what of the signals is missing is captured again when it is needed
+    "train": ("model", "control"),
+    "evaluate": ("evaluation/scores.json",),
+    "export": ("exports",),
+    "report": ("report.json", "report.html"),
+}
+"""What a stage leaves in the run folder: when someone has deleted it, the stage is not done."""
+
 ASKING = ("generate", "capture")
 """Once these are done the teacher is paid; before them, everything that can be wrong is said."""
 
@@ -90,7 +103,8 @@ def _run_stage(stage: str, module: ModuleType, plan: StagePlan, job: Job, folder
     start = time.perf_counter()
     module.run(job, folder)
     seconds = seconds_since(start)
-    folder.mark_stage(stage, plan.fingerprint, seconds)
+    left = [name for name in LEFT[stage] if (folder.path / name).exists()]
+    folder.mark_stage(stage, plan.fingerprint, seconds, left)
     folder.event("stage_finished", stage=stage, seconds=seconds)
 
 

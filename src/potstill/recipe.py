@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 
 from .contracts import Loss
 from .plugins import load_plugin
+from .runfolder import folder_digest
 
 WIDTH_WORTH_BF16 = 256
 """On a CPU with bf16 products, a step is 1.2 times faster at hidden size 256 and 1.7 at 512 (docs/log.md, 2026-11-22)."""
@@ -53,6 +54,11 @@ class StudentSettings(Settings):
     lora: LoraSettings = LoraSettings()
     trust_remote_code: bool = Field(default=False, description="run code that comes with a checkpoint")
     max_length: int | None = Field(default=None, ge=16, description="longest row in tokens; default: the context, at most 2,048")
+
+    def identity(self) -> dict[str, Any]:
+        """The settings and the content of the model's folder: other weights at the same place are another student."""
+        folder = Path(self.model)
+        return {**self.model_dump(mode="json"), "content": folder_digest(folder) if folder.is_dir() else None}
 
 
 class TrainSettings(Settings):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,13 +89,16 @@ class RunFolder:
             file.write(line.encode() + b"\n")
 
     def stage_is_done(self, stage: str, fingerprint: str) -> bool:
-        """Whether the stage finished with the same inputs."""
+        """Whether the stage finished with the same inputs, and what it left is still there."""
         record = self.state().get("stages", {}).get(stage)
-        return record is not None and record["fingerprint"] == fingerprint
+        if record is None or record["fingerprint"] != fingerprint:
+            return False
+        return all((self.path / name).exists() for name in record.get("left", ()))
 
-    def mark_stage(self, stage: str, fingerprint: str, seconds: float) -> None:
-        stages = {**self.state().get("stages", {}), stage: {"fingerprint": fingerprint, "seconds": seconds, "finished_at": now()}}
-        self.update_state(stages=stages)
+    def mark_stage(self, stage: str, fingerprint: str, seconds: float, left: Sequence[str] = ()) -> None:
+        """Notes that a stage is done; `left` are the paths in this folder without which it is not."""
+        record = {"fingerprint": fingerprint, "seconds": seconds, "finished_at": now(), "left": list(left)}
+        self.update_state(stages={**self.state().get("stages", {}), stage: record})
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -179,7 +183,17 @@ def file_digest(path: Path) -> str:
 
 
 def folder_digest(path: Path) -> str:
-    """sha256 over the names and contents of a folder's files: the revision of a local model."""
+    """sha256 over the names and contents of a folder's files: the revision of a local model.
+
+    Computed once while names, sizes and times of the files stay.
+    """
+    stats = [(str(file), file.stat()) for file in sorted(path.rglob("*")) if file.is_file()]
+    return _folder_digest(path, tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+
+
+@functools.cache
+def _folder_digest(path: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
+    assert stamp, path
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(f"{file.relative_to(path)}:{file_digest(file)}".encode())

@@ -17,12 +17,11 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .batches import Batch, Row, make_batches, numbers_of_step
-from .checkpoints import Checkpoint, load_newest, save_checkpoint, save_weights
+from .checkpoints import Checkpoint, load_newest, load_weights, save_checkpoint, save_weights
 from .contracts import Loss
 from .interrupts import deferred_interrupt
 from .kernels.cells import Cells, Term, cell_losses, target_loss, text_cells
@@ -78,7 +77,7 @@ class Training:
         losses = [loss.model_dump(mode="json") for loss in self.losses]
         settings = self.settings.model_dump(mode="json", exclude={"losses", "micro_batch_tokens", "packing", "checkpoint_every"})
         rows = [row.digest() for row in self.rows]
-        return fingerprint(self.role, self.student.model_dump(mode="json"), settings, losses, rows, learning_rate, self.num_steps)
+        return fingerprint(self.role, self.student.identity(), settings, losses, rows, learning_rate, self.num_steps)
 
 
 class Trained(NamedTuple):
@@ -281,7 +280,7 @@ class _Loop:
 
     def _finish(self, step: int, stopped_early: bool) -> Trained:
         best = self.counters["best"]
-        self._load(load_file(self.home / "best.safetensors"))
+        self._load(load_weights(self.home / "best.safetensors"))
         if self.accelerator.is_main_process:
             student = self.t.student
             dtype = stored_dtype(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)

@@ -19,7 +19,7 @@ def inputs(job: Job) -> Any:
     needs = [loss.kind for loss in job.train.losses if loss.needs > Signal.TEXT]
     if not needs or job.train.signals == "live":
         return None
-    return [needs, job.train.top_k, job.train.temperature, job.student.model, job.student.max_length]
+    return [needs, job.train.top_k, job.train.temperature, job.student.identity()]
 
 
 def run(job: Job, folder: RunFolder) -> None:

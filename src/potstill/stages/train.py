@@ -9,21 +9,23 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from ..batches import Row
 from ..errors import JobFailedError
 from ..job import Job
 from ..lessons import encode_lessons, gold_lessons, longest_row, make_quiz, read_examples, read_lessons
 from ..plugins import load_plugin
+from ..progress import Progress
 from ..rendering import load_tokenizer
 from ..runfolder import RunFolder
 from ..student import copy_model
-from ..teacher_signals import SignalShape, StoredSignals, live_signals, open_store
+from ..teacher_signals import SignalShape, StoredSignals, capture, live_signals, open_store
 from ..training import Signals, Training, train
 from ..types import Lesson, Signal
 
 
 def inputs(job: Job) -> Any:
     settings = job.train.model_dump(mode="json", exclude={"micro_batch_tokens", "checkpoint_every"})
-    return [settings, job.student.model_dump(mode="json"), job.evaluate.control, job.evaluate.control_on]
+    return [settings, job.student.identity(), job.evaluate.control, job.evaluate.control_on]
 
 
 def run(job: Job, folder: RunFolder) -> None:
@@ -42,7 +44,7 @@ def run(job: Job, folder: RunFolder) -> None:
                  target_tokens=sum(len(row.answer) for row in encoded.rows))  # fmt: skip
     quiz = make_quiz(job.task, validation, job.train.validation_rows)
     training = Training("student", student, job.train, job.train.losses, encoded.rows, held_out, folder, folder.model, score=quiz)
-    train(replace(training, signals=_signals(job, folder, tokenizer)))
+    train(replace(training, signals=_signals(job, folder, tokenizer, encoded.rows)))
     if job.evaluate.control:
         _train_control(job, training, lessons, tokenizer, max_length)
 
@@ -70,11 +72,14 @@ def _train_control(
     train(replace(training, role="control", losses=(loss,), rows=rows, out=folder.control, num_steps=num_steps))
 
 
-def _signals(job: Job, folder: RunFolder, tokenizer: PreTrainedTokenizerBase) -> Signals | None:
+def _signals(job: Job, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Signals | None:
     if all(loss.needs == Signal.TEXT for loss in job.train.losses):
         return None
     shape = SignalShape(job.train.top_k, job.train.temperature, job.train.micro_batch_tokens)
     teacher = job.teacher_for(folder)
     if job.train.signals == "live":
         return live_signals(teacher, tokenizer, shape)
-    return StoredSignals(open_store(teacher, tokenizer, folder.signals, shape))
+    store = open_store(teacher, tokenizer, folder.signals, shape)
+    with Progress(folder, "capture", len(rows)) as bar:  # nothing to do, unless the signals were deleted since
+        capture(teacher, tokenizer, rows, store, shape, bar)
+    return StoredSignals(store)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from functools import cache
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -37,7 +36,7 @@ class HuggingFace(Teacher):
 
     def identity(self) -> Mapping[str, Any]:
         folder = Path(self.model)
-        revision = _digest(folder, _stamp(folder)) if folder.is_dir() else (self.revision or "main")
+        revision = folder_digest(folder) if folder.is_dir() else (self.revision or "main")
         model = None if folder.is_dir() else self.model
         return {"kind": "huggingface", "model": model, "revision": revision}
 
@@ -127,15 +126,3 @@ def _free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Names, sizes and times of a folder's files: while these stay, its digest does."""
-    stats = [(str(path), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
-    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
-
-
-@cache
-def _digest(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
-    assert stamp, folder
-    return folder_digest(folder)
