@@ -42,7 +42,7 @@ LOG_EVERY = 50
 # Learning rates of Muon and AdamW as shares of the plan's: at Muon's rate the embeddings would be overwritten at once.
 RATE_SHARES = (1.0, 0.4)
 SEED = "starter-seed"
-STEPS = {STUDENT: 2450, SEED: 2900, TEACHER: 180}
+STEPS = {STUDENT: 2500, SEED: 2900, TEACHER: 180}
 SHAPES = {
     TEACHER: {"hidden_size": 512, "num_hidden_layers": 4, "intermediate_size": 1024, "num_attention_heads": 8},
     STUDENT: {"hidden_size": 256, "num_hidden_layers": 3, "intermediate_size": 512, "num_attention_heads": 4},

@@ -26,7 +26,7 @@ library_name: transformers
 
 Greedy replies to rows of the test split, whose combinations (see the generators' docstrings) never occur in training.
 Right means: the label (nli), the span (qa), the number (math), all required values (conversation), all key facts
-(summarization).
+(summarization). History says where this was not kept throughout.
 
 | task | right | n | accuracy | 95% interval |
 |---|---|---|---|---|

@@ -146,9 +146,7 @@ def _choice(random: Random) -> Draft:
 def _polite(random: Random) -> Draft:
     action, thing = random.choice(list(ACTIONS)), random.choice(list(OBJECTS))
     wish = random.choice(ACTIONS[action]).format(it=random.choice(OBJECTS[thing]))
-    return Draft(
-        (action, thing), turns(f"Say it politely: {wish}", f"Could you please help me to {wish}?"), {"kind": "polite"}
-    )
+    return Draft((action, thing), turns(f"Say it politely: {wish}", f"Could you please help me to {wish}?"), {"kind": "polite"})
 
 
 _KINDS = (_lookup, _lookup, _first_and_then, _first_and_then, _copy, _copy, _copy, _intent, _choice, _polite)

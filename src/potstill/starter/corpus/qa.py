@@ -147,9 +147,7 @@ PROMPT = "Context: {context}\n\nQuestion: {question}\n\nAnswer with a short span
 def _facts(random: Random, names: list[str]) -> list[Fact]:
     """Facts of different relations, so that every question has one answer, or of one relation and disjoint words."""
     while True:
-        relations = (
-            random.sample(RELATIONS, len(names)) if random.random() < 0.8 else [random.choice(RELATIONS)] * len(names)
-        )
+        relations = random.sample(RELATIONS, len(names)) if random.random() < 0.8 else [random.choice(RELATIONS)] * len(names)
         facts = [relation(random, name) for relation, name in zip(relations, names, strict=True)]
         questions = [question for fact in facts for question, _ in fact.pairs]
         if len(set(questions)) == len(questions):

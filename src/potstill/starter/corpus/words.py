@@ -48,12 +48,8 @@ FOODS = listed("soup pizza rice bread salad cake pasta fish cheese chicken sandw
 
 ROOMS = listed("kitchen garage garden office cellar attic bedroom bathroom library hall basement studio")
 
-TIMES = listed(
-    "8 am|9 am|10 am|11 am|1 pm|2 pm|3 pm|4 pm|5 pm|6 pm|7 pm|8 pm|9:30 am|10:15 am|2:30 pm|4:45 pm|noon", "|"
-)
+TIMES = listed("8 am|9 am|10 am|11 am|1 pm|2 pm|3 pm|4 pm|5 pm|6 pm|7 pm|8 pm|9:30 am|10:15 am|2:30 pm|4:45 pm|noon", "|")
 
 SYLLABLES = listed("ba ke li mo nu ra se ti vo za do fi ga hu jo ku la me ni po ri sa te vi wo ya bel dor fen gar")
 
-BRANDS = listed(
-    "Norvik Alpina Brightway Castell Delmora Everlink Fenwick Glasco Heliox Inverra Jorano Kelvanta Luminor"
-)
+BRANDS = listed("Norvik Alpina Brightway Castell Delmora Everlink Fenwick Glasco Heliox Inverra Jorano Kelvanta Luminor")
