@@ -68,7 +68,8 @@ def _alike(random: np.random.Generator, vocabulary: list[str], width: int) -> ND
 
 def _directions(random: np.random.Generator, width: int, count: int) -> NDArray[np.float64]:
     """`count` orthonormal rows."""
-    return np.linalg.qr(random.standard_normal((width, count)))[0].T
+    rows: NDArray[np.float64] = np.linalg.qr(random.standard_normal((width, count)))[0].T
+    return rows
 
 
 def _attention(weights: Weights, layer: int) -> Weights:
