@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TEMPLATE, make_tokenizer
 from safetensors.torch import load_file
+from transformers import OPTConfig, OPTForCausalLM
 
 from potstill.batches import Row, encode, make_batches
-from potstill.errors import ModelError
+from potstill.errors import JobFailedError, ModelError
+from potstill.lessons import Quiz
 from potstill.plugins import load_plugin
 from potstill.progress import Progress
 from potstill.recipe import StudentSettings, TrainSettings, rate_at
@@ -25,7 +28,7 @@ from potstill.signals import SignalStore
 from potstill.student import hidden_states, load_model
 from potstill.teacher_signals import LiveSignals, SignalShape, StoredSignals, capture
 from potstill.training import Trained, Training, train
-from potstill.types import Message
+from potstill.types import Example, Message
 
 WORDS = ["router", "light", "red", "restart", "ten seconds", "apples", "left", "a man walks", "please", "12 - 5 = 7"]
 
@@ -101,6 +104,43 @@ def test_packed_rows_do_not_see_each_other(family: str, request: pytest.FixtureR
             (alone,) = make_batches(rows, [number], token_budget=1, packing=False, pad_id=0)
             hidden = hidden_states(model, alone.input_ids_BT, alone.position_ids_BT).flatten(0, 1)[alone.at_N]
             torch.testing.assert_close(hidden, together[number], atol=2e-5, rtol=1e-4)
+
+
+def test_an_architecture_that_would_mix_packed_rows_is_not_packed(tmp_path: Path) -> None:
+    """OPT makes its own mask and ignores the positions; without this its rows would be learned with neighbours in sight."""
+    folder = tmp_path / "opt"
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    config = OPTConfig(
+        vocab_size=len(tokenizer), hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=32,
+        max_position_embeddings=512, pad_token_id=0, bos_token_id=1, eos_token_id=1, dropout=0.0,
+    )  # fmt: skip
+    OPTForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    train(training(folder, tmp_path / "a"))
+    train(training(folder, tmp_path / "b", packing=False))
+    assert largest_gap(weights(tmp_path / "a"), weights(tmp_path / "b")) < 2e-5
+    notes = [event["message"] for event in read_rows(tmp_path / "a" / "run" / "events.jsonl") if event["event"] == "note"]
+    assert any("not packed" in note for note in notes)
+
+
+def test_a_training_that_diverges_is_told_and_no_broken_model_is_saved(student_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(JobFailedError, match="lower the learning rate"):
+        train(training(student_folder, tmp_path, epochs=4, learning_rate=1e8))
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_row_that_the_chat_template_refuses_harms_no_other(student_folder: Path) -> None:
+    tokenizer = load_tokenizer(str(student_folder))
+    tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TEMPLATE
+    found = encode([*pairs(3), ([Message("system", "Be kind."), Message("user", "hello")], "hi")], tokenizer, 512)
+    assert (len(found.rows), found.num_refused) == (3, 1)
+    assert "no system" in found.why_refused
+    examples = (Example("a", (Message("system", "Be kind."), Message("user", "hello")), "hi"),)
+    quiz = Quiz(load_plugin("tasks", "qa"), examples)
+    score = quiz(load_model(str(student_folder)), tokenizer)
+    assert score is not None
+    assert score.value == 0.0
 
 
 def test_every_answer_token_is_a_target_once_and_prompts_never(student_folder: Path) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from .errors import ModelError
 from .rendering import answer_ids, prompt_ids
 from .types import Message
 
@@ -39,10 +40,12 @@ class Row(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """The rows that fit, and how many were too long for the model and left out."""
+    """The rows that fit, how many were left out as too long for the model, and how many its chat template refuses."""
 
     rows: list[Row]
     num_too_long: int
+    num_refused: int = 0
+    why_refused: str = ""
 
 
 class Batch(NamedTuple):
@@ -61,19 +64,22 @@ class Batch(NamedTuple):
 
 def encode(pairs: Iterable[tuple[Sequence[Message], str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
     """Prompts with their answers as token ids. A row longer than `max_length` is left out and counted: cutting its
-    answer would teach the student never to end."""
+    answer would teach the student never to end. One that the chat template refuses is left out and counted too."""
     rows: list[Row] = []
-    num_too_long = 0
+    num_too_long = num_refused = 0
+    why_refused = ""
     for messages, answer in pairs:
-        row = Row(
-            np.array(prompt_ids(tokenizer, messages), dtype=np.int32),
-            np.array(answer_ids(tokenizer, messages, answer), dtype=np.int32),
-        )
+        try:
+            prompt, target = prompt_ids(tokenizer, messages), answer_ids(tokenizer, messages, answer)
+        except ModelError as error:
+            num_refused, why_refused = num_refused + 1, why_refused or str(error)
+            continue
+        row = Row(np.array(prompt, dtype=np.int32), np.array(target, dtype=np.int32))
         if row.length > max_length:
             num_too_long += 1
         else:
             rows.append(row)
-    return Encoded(rows, num_too_long)
+    return Encoded(rows, num_too_long, num_refused, why_refused)
 
 
 def make_batches(rows: Sequence[Row], numbers: Sequence[int], *, token_budget: int, packing: bool, pad_id: int) -> list[Batch]:

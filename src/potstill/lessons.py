@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .batches import Encoded, encode
 from .contracts import Task
-from .errors import JobFailedError
+from .errors import JobFailedError, ModelError
 from .generation import generate
 from .rendering import prompt_ids
 from .runfolder import read_rows
@@ -30,10 +31,15 @@ class Quiz:
     def __call__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Score | None:
         if not self.examples:
             return None
-        prompts = [prompt_ids(tokenizer, self.task.prompt(example)) for example in self.examples]
-        right: list[float | None] = [None] * len(prompts)
+        asked: list[int] = []
+        prompts: list[list[int]] = []
+        for number, example in enumerate(self.examples):
+            with contextlib.suppress(ModelError):  # a row that the chat template refuses stays wrong
+                prompts.append(prompt_ids(tokenizer, self.task.prompt(example)))
+                asked.append(number)
+        right: list[float | None] = [0.0] * len(self.examples)
         for answer in generate(model, tokenizer, prompts, Sampling(max_tokens=self.task.max_answer_tokens)):
-            right[answer.index] = self.task.right(answer.text, self.examples[answer.index])
+            right[asked[answer.index]] = self.task.right(answer.text, self.examples[asked[answer.index]])
         score = mean_score(right)
         return score if score.n else None
 
@@ -60,6 +66,8 @@ def encode_lessons(lessons: Iterable[Lesson], task: Task, tokenizer: PreTrainedT
     """Lessons as rows for training; raises JobFailedError when none fits the model."""
     pairs: Iterator[tuple[Sequence[Message], str]] = ((task.prompt(lesson.example), lesson.target) for lesson in lessons)
     encoded = encode(pairs, tokenizer, max_length)
+    if not encoded.rows and encoded.num_refused:
+        raise JobFailedError(f"{encoded.why_refused} ({encoded.num_refused:,} rows, and no other fits); use another student")
     if not encoded.rows and encoded.num_too_long:
         raise JobFailedError(
             f"all {encoded.num_too_long:,} examples are longer than {max_length} tokens; raise student.max_length, "

@@ -102,6 +102,21 @@ def hidden_states(model: nn.Module, input_ids_BT: torch.Tensor, position_ids_BT:
     return hidden
 
 
+@torch.no_grad()
+def keeps_packed_rows_apart(model: nn.Module) -> bool:
+    """Whether a row in a packed line is blind to the row before it.
+
+    Recurrent and convolutional layers (Mamba, Qwen3-Next, LFM2) and models that make their own mask (OPT, Bloom, Falcon)
+    are not: packed, their rows would be learned with their neighbours in sight, and no error would say so.
+    """
+    num_words = causal_model(model).config.get_text_config().vocab_size
+    device = next(model.parameters()).device
+    positions_BT = torch.arange(8, device=device).repeat(1, 2)
+    lines = [torch.arange(start, start + 8, device=device).remainder(num_words) for start in (0, 8, 16)]
+    one, other = (hidden_states(model, torch.cat([before, lines[2]])[None], positions_BT)[0, 8:].float() for before in lines[:2])
+    return bool((one - other).abs().max() <= 1e-6 * one.abs().max())
+
+
 def count_parameters(model: nn.Module) -> int:
     """All parameters, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters())

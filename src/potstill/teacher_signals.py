@@ -20,7 +20,7 @@ from .kernels.cells import Cells, teacher_cells
 from .progress import Progress
 from .rendering import load_tokenizer, vocabulary_difference
 from .signals import SignalStore, TopK
-from .student import head_of, hidden_states, load_model
+from .student import head_of, hidden_states, keeps_packed_rows_apart, load_model
 
 ROWS_AT_ONCE = 64
 """Rows captured between two syncs to the disk."""
@@ -37,6 +37,8 @@ class SignalShape:
 
 class StoredSignals:
     """Signals captured before, read by the content of each row."""
+
+    takes_packed = True
 
     def __init__(self, store: SignalStore) -> None:
         self.store = store
@@ -55,6 +57,7 @@ class LiveSignals:
         self.model = model
         self.num_words = num_words
         self.shape = shape
+        self.takes_packed = keeps_packed_rows_apart(model)
 
     @torch.no_grad()
     def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells:  # the batch holds all that a live teacher reads
@@ -94,7 +97,7 @@ def capture(teacher: Teacher, tokenizer: PreTrainedTokenizerBase, rows: Sequence
         part = missing[start : start + ROWS_AT_ONCE]
         found: list[tuple[str, TopK]] = []
         pad_id = int(tokenizer.pad_token_id)
-        for batch in make_batches(rows, part, token_budget=shape.token_budget, packing=True, pad_id=pad_id):
+        for batch in make_batches(rows, part, token_budget=shape.token_budget, packing=live.takes_packed, pad_id=pad_id):
             cells = live.cells(batch, rows)
             sizes = [len(rows[number].answer) for number in batch.numbers]
             words = np.split(cells.index_NK.cpu().numpy(), np.cumsum(sizes)[:-1])

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .batches import Batch, Row, make_batches, numbers_of_step
 from .checkpoints import Checkpoint, load_newest, load_weights, save_checkpoint, save_weights
 from .contracts import Loss
+from .errors import JobFailedError
 from .interrupts import deferred_interrupt
 from .kernels.cells import Cells, Term, cell_losses, target_loss, text_cells
 from .progress import Progress
@@ -36,6 +37,7 @@ from .student import (
     count_parameters,
     head_of,
     hidden_states,
+    keeps_packed_rows_apart,
     load_model,
     save_model,
     stored_dtype,
@@ -45,6 +47,8 @@ from .types import Score, Signal
 
 class Signals(Protocol):
     """Where the teacher's log-probabilities of a batch come from: the disk, or a live teacher."""
+
+    takes_packed: bool
 
     def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells: ...
 
@@ -138,6 +142,7 @@ class _Loop:
             dtype=torch.float32,
         )
         self.learning_rate = settings.learning_rate or default_learning_rate(count_parameters(model), student.adaptation)
+        self.packing = self._packs(model)
         self.bf16 = uses_bf16(settings.precision, self.device.type, model.config.get_text_config().hidden_size)
         if settings.gradient_checkpointing:
             enable: Any = model.gradient_checkpointing_enable
@@ -157,6 +162,16 @@ class _Loop:
         self.home = training.folder.checkpoints / training.role
         self.identity = training.identity(self.learning_rate)
         self.counters: dict[str, Any] = {"best": None, "lowest": None, "worse": 0, "seconds": 0.0}
+
+    def _packs(self, model: PreTrainedModel) -> bool:
+        """Packing as the job says, but for architectures that would mix the rows of a line."""
+        takes = self.t.signals is None or self.t.signals.takes_packed
+        if not self.t.settings.packing or (takes and keeps_packed_rows_apart(model)):
+            return self.t.settings.packing
+        self._event(
+            "note", message=f"{self.t.role}: rows are not packed, because this architecture would let them see each other"
+        )
+        return False
 
     def run(self) -> Trained:
         start = self._resume()
@@ -203,6 +218,11 @@ class _Loop:
         seconds = time.perf_counter() - started
         self.counters["seconds"] += seconds
         value = float(self.accelerator.reduce(loss, "mean"))
+        if not math.isfinite(value):
+            raise JobFailedError(
+                f"training the {self.t.role} diverged: the loss of step {step + 1} is {value}; lower the learning rate (it is "
+                f"{self.learning_rate:g}), or set train.precision to fp32"
+            )
         tokens_per_s = sum(self.t.rows[number].length for number in numbers) / seconds
         self._event("step", step=step + 1, steps=self.num_steps, loss=value, learning_rate=rate, gradient_norm=float(norm),
                     tokens_per_s=round(tokens_per_s, 1))  # fmt: skip
@@ -211,7 +231,7 @@ class _Loop:
     def _batches(self, rows: Sequence[Row], numbers: Sequence[int]) -> list[Batch]:
         settings = self.t.settings
         pad_id = int(self.tokenizer.pad_token_id)
-        return make_batches(rows, numbers, token_budget=settings.micro_batch_tokens, packing=settings.packing, pad_id=pad_id)
+        return make_batches(rows, numbers, token_budget=settings.micro_batch_tokens, packing=self.packing, pad_id=pad_id)
 
     def _forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         cells = None if self.t.signals is None else self.t.signals.cells(batch, self.t.rows)

@@ -40,8 +40,8 @@ def run(job: Job, folder: RunFolder) -> None:
     validation = list(read_examples(folder.data / "validation.jsonl"))
     validation_lessons = [*gold_lessons(validation), *read_lessons(folder.answers / "validation.jsonl")]
     held_out = encode_lessons(validation_lessons, job.task, tokenizer, max_length).rows
-    folder.event("encoded", rows=len(encoded.rows), too_long=encoded.num_too_long, max_length=max_length,
-                 target_tokens=sum(len(row.answer) for row in encoded.rows))  # fmt: skip
+    folder.event("encoded", rows=len(encoded.rows), too_long=encoded.num_too_long, refused=encoded.num_refused,
+                 max_length=max_length, target_tokens=sum(len(row.answer) for row in encoded.rows))  # fmt: skip
     quiz = make_quiz(job.task, validation, job.train.validation_rows)
     training = Training("student", student, job.train, job.train.losses, encoded.rows, held_out, folder, folder.model, score=quiz)
     train(replace(training, signals=_signals(job, folder, tokenizer, encoded.rows)))
