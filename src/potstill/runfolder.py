@@ -25,6 +25,8 @@ from safetensors import SafetensorError
 from .errors import ModelError, RunBusyError
 
 Json = dict[str, Any]
+MODEL_FILES = {".safetensors", ".json", ".jinja", ".txt", ".model", ".py"}
+NOT_THE_MODEL = {"training_log.json", "trainer_state.json"}
 
 
 @dataclass(frozen=True)
@@ -183,11 +185,11 @@ def file_digest(path: Path) -> str:
 
 
 def folder_digest(path: Path) -> str:
-    """sha256 over the names and contents of a folder's files: the revision of a local model.
+    """sha256 over the names and contents of a model folder's files: its revision. A model card decides no answer.
 
     Computed once while names, sizes and times of the files stay.
     """
-    stats = [(str(file), file.stat()) for file in sorted(path.rglob("*")) if file.is_file()]
+    stats = [(str(file), file.stat()) for file in _model_files(path)]
     return _folder_digest(path, tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
 
 
@@ -195,9 +197,13 @@ def folder_digest(path: Path) -> str:
 def _folder_digest(path: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
     assert stamp, path
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+    for file in _model_files(path):
         digest.update(f"{file.relative_to(path)}:{file_digest(file)}".encode())
     return digest.hexdigest()
+
+
+def _model_files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.suffix in MODEL_FILES and file.name not in NOT_THE_MODEL)
 
 
 @contextlib.contextmanager
