@@ -200,6 +200,25 @@ def test_a_tokenizer_without_a_chat_template_is_a_problem(cli: Cli, tmp_path: Pa
     assert is_one_sentence(cli("run", str(job)))
 
 
+@pytest.mark.parametrize("role", ["teacher", "student"])
+@pytest.mark.parametrize("damage", ["cut weights", "no weights", "no config"])
+def test_a_damaged_model_is_found_before_anything_is_spent(
+    cli: Cli, tmp_path: Path, teacher_folder: Path, student_folder: Path, role: str, damage: str
+) -> None:
+    broken = save_llama(tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    if damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    else:
+        (weights if damage == "no weights" else broken / "config.json").unlink()
+    folders = {"teacher": teacher_folder, "student": student_folder, role: broken}
+    job = write_job(tmp_path, folders["teacher"], folders["student"])
+    assert cli("check", str(job)).code == 2
+    assert is_one_sentence(cli("run", str(job)))
+    planned = cli("plan", str(job))
+    assert planned.code == 0 or is_one_sentence(planned)
+
+
 def test_a_tokenizer_without_a_pad_token_works(cli: Cli, tmp_path: Path, teacher_folder: Path) -> None:
     student = save_llama(tmp_path / "student")
     tokenizer = make_tokenizer()

@@ -40,6 +40,13 @@ def test_half_a_weight_file_is_refused(tmp_path: Path) -> None:
         parameters_of(str(tmp_path))
 
 
+def test_a_weight_file_without_its_end_is_refused(tmp_path: Path, student_folder: Path) -> None:
+    whole = (student_folder / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:-1])
+    with pytest.raises(ModelError, match="no whole safetensors file"):
+        parameters_of(str(tmp_path))
+
+
 def test_only_rows_without_gold_are_asked_and_an_unknown_price_stays_unknown(tmp_path: Path, student_folder: Path) -> None:
     job = make_job(tmp_path, student_folder)
     found = survey(job)

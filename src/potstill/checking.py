@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import psutil
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from .errors import JobError, ModelError
 from .estimates import SplitSurvey, Tokens, count_tokens, estimate, parameters_of, size_text, survey
 from .job import Job
 from .lessons import longest_row
 from .rendering import load_tokenizer, tokenizer_problems, vocabulary_difference
+from .student import load_config
 from .types import Signal
 
 FEW_TEST_ROWS = 100
@@ -114,6 +115,14 @@ def _teacher(job: Job, student: PreTrainedTokenizerBase | None) -> Iterator[Find
         return
     teacher, findings = _tokenizer("teacher", place, job)
     yield from findings
+    try:
+        load_config(place, **job.teacher.loading())
+        size = parameters_of(place)
+    except ModelError as error:
+        yield Finding("problem", "teacher", str(error))
+        return
+    if Path(place).is_dir() and size is None:
+        yield Finding("problem", "teacher", f"{place} holds no safetensors weights; convert it to safetensors")
     if teacher is None or student is None:
         return
     difference = vocabulary_difference(student, teacher)
@@ -135,13 +144,9 @@ def _losses(job: Job) -> Iterator[Finding]:
 def _config(job: Job) -> tuple[_Config | None, list[Finding]]:
     student = job.student
     try:
-        read = AutoConfig.from_pretrained(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return None, [Finding("problem", "student", f"no configuration could be loaded from {student.model!r}: {reason}")]
-    context = getattr(read.get_text_config(), "max_position_embeddings", None)
-    architecture = (read.architectures or ["unknown"])[0]
-    try:
+        read = load_config(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
+        context = getattr(read.get_text_config(), "max_position_embeddings", None)
+        architecture = (read.architectures or ["unknown"])[0]
         size = parameters_of(student.model)
     except ModelError as error:
         return None, [Finding("problem", "student", str(error))]

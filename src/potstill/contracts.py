@@ -119,6 +119,10 @@ class Teacher(Plugin):
         """The folder of the model's weights where they are on this machine; signals need it."""
         return None
 
+    def loading(self) -> dict[str, Any]:
+        """How the weights of `local_model` are loaded: revision and trust_remote_code, where they have any."""
+        return {}
+
     def price(self) -> Price:
         return Price(None, None)
 

@@ -144,6 +144,9 @@ def _header(file: Path) -> dict[str, Any]:
         try:
             (length,) = struct.unpack("<Q", stream.read(8))
             header: dict[str, Any] = json.loads(stream.read(min(length, file.stat().st_size)))
+            ends = (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+            if file.stat().st_size < 8 + length + max(ends, default=0):
+                raise ValueError("the tensors are cut")
         except (struct.error, ValueError):
             raise ModelError(f"{file} is no whole safetensors file; copy or download it again") from None
     return header

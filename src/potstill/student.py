@@ -11,7 +11,7 @@ import peft
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from .errors import ModelError
@@ -122,10 +122,25 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def load_config(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
+    """A model's configuration without its weights; raises ModelError."""
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"no configuration could be loaded from {model!r}: {reason}") from None
+    return config
+
+
+def context_of(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> int | None:
+    """How many tokens a model takes; None where its configuration does not say."""
+    config = load_config(model, revision=revision, trust_remote_code=trust_remote_code)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def stored_dtype(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> torch.dtype:
     """The precision of a checkpoint as it is stored; fp32 where its configuration says none."""
-    config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
-    dtype = getattr(config, "dtype", None)
+    dtype = getattr(load_config(model, revision=revision, trust_remote_code=trust_remote_code), "dtype", None)
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 

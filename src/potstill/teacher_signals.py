@@ -70,8 +70,8 @@ class LiveSignals:
 def live_signals(teacher: Teacher, student_tokenizer: PreTrainedTokenizerBase, shape: SignalShape) -> LiveSignals:
     """Loads the teacher beside the student; raises JobError where their tokens differ."""
     place = _weights_of(teacher)
-    require_same_vocabulary(load_tokenizer(place), student_tokenizer)
-    return LiveSignals(load_model(place), _num_words(student_tokenizer), shape)
+    require_same_vocabulary(load_tokenizer(place, **teacher.loading()), student_tokenizer)
+    return LiveSignals(load_model(place, **teacher.loading()), _num_words(student_tokenizer), shape)
 
 
 def open_store(teacher: Teacher, tokenizer: PreTrainedTokenizerBase, folder: Any, shape: SignalShape) -> SignalStore:
@@ -90,8 +90,8 @@ def capture(teacher: Teacher, tokenizer: PreTrainedTokenizerBase, rows: Sequence
     if not missing:
         return 0
     place = _weights_of(teacher)
-    require_same_vocabulary(load_tokenizer(place), tokenizer)
-    live = LiveSignals(load_model(place), _num_words(tokenizer), shape)
+    require_same_vocabulary(load_tokenizer(place, **teacher.loading()), tokenizer)
+    live = LiveSignals(load_model(place, **teacher.loading()), _num_words(tokenizer), shape)
     missing.sort(key=lambda number: -rows[number].length)
     for start in range(0, len(missing), ROWS_AT_ONCE):
         part = missing[start : start + ROWS_AT_ONCE]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoConfig
-
 from ..errors import DataError
 from ..job import Job
 from ..lessons import encode_lessons, gold_lessons, longest_row, make_quiz, read_examples
@@ -13,6 +11,7 @@ from ..plugins import load_plugin
 from ..recipe import StudentSettings, TrainSettings
 from ..rendering import load_tokenizer
 from ..runfolder import RunFolder
+from ..student import context_of
 from ..training import Training, train
 
 
@@ -32,8 +31,9 @@ def run(job: Job, folder: RunFolder) -> None:
     lessons = list(gold_lessons(read_examples(gold_file)))
     if not lessons:
         raise DataError(f"teacher.adapt needs rows with gold answers, and {gold_file} has none; name some in teacher.adapt.data")
-    tokenizer = load_tokenizer(place)
-    max_length = longest_row(None, getattr(AutoConfig.from_pretrained(place), "max_position_embeddings", None))
+    own = job.teacher.loading()
+    tokenizer = load_tokenizer(place, **own)
+    max_length = longest_row(None, context_of(place, **own))
     validation = list(read_examples(folder.data / "validation.jsonl"))
     rows = encode_lessons(lessons, job.task, tokenizer, max_length).rows
     held_out = encode_lessons(gold_lessons(validation), job.task, tokenizer, max_length).rows
@@ -41,5 +41,7 @@ def run(job: Job, folder: RunFolder) -> None:
     loss = load_plugin("losses", "cross_entropy")
     quiz = make_quiz(job.task, validation, settings.validation_rows)
     train(
-        Training("teacher", StudentSettings(model=place), settings, (loss,), rows, held_out, folder, folder.teacher, score=quiz)
+        Training(
+            "teacher", StudentSettings(model=place, **own), settings, (loss,), rows, held_out, folder, folder.teacher, score=quiz
+        )
     )

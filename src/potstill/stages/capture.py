@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import AutoConfig
-
 from ..job import Job
 from ..lessons import encode_lessons, longest_row, read_lessons
 from ..progress import Progress
 from ..rendering import load_tokenizer
 from ..runfolder import RunFolder
+from ..student import context_of
 from ..teacher_signals import SignalShape, capture, open_store
 from ..types import Signal
 
@@ -27,8 +26,8 @@ def run(job: Job, folder: RunFolder) -> None:
         return
     student = job.student
     tokenizer = load_tokenizer(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
-    config = AutoConfig.from_pretrained(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
-    max_length = longest_row(student.max_length, getattr(config, "max_position_embeddings", None))
+    context = context_of(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
+    max_length = longest_row(student.max_length, context)
     rows = encode_lessons(read_lessons(folder.answers / "kept.jsonl"), job.task, tokenizer, max_length).rows
     shape = SignalShape(job.train.top_k, job.train.temperature, job.train.micro_batch_tokens)
     teacher = job.teacher_for(folder)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..batches import Row
 from ..errors import JobFailedError
@@ -17,7 +17,7 @@ from ..plugins import load_plugin
 from ..progress import Progress
 from ..rendering import load_tokenizer
 from ..runfolder import RunFolder
-from ..student import copy_model
+from ..student import context_of, copy_model
 from ..teacher_signals import SignalShape, StoredSignals, capture, live_signals, open_store
 from ..training import Signals, Training, train
 from ..types import Lesson, Signal
@@ -31,8 +31,8 @@ def inputs(job: Job) -> Any:
 def run(job: Job, folder: RunFolder) -> None:
     student = job.student
     tokenizer = load_tokenizer(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
-    config = AutoConfig.from_pretrained(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
-    max_length = longest_row(student.max_length, getattr(config, "max_position_embeddings", None))
+    context = context_of(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
+    max_length = longest_row(student.max_length, context)
     lessons = list(read_lessons(folder.answers / "kept.jsonl"))
     encoded = encode_lessons(lessons, job.task, tokenizer, max_length)
     if not encoded.rows:

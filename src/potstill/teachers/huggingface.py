@@ -57,19 +57,21 @@ class HuggingFace(Teacher):
     def local_model(self) -> str | None:
         return self.model
 
+    def loading(self) -> dict[str, Any]:
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
     def price(self) -> Price:
         return Price(0.0, 0.0)
 
     def problems(self) -> list[str]:
         try:
-            load_tokenizer(self.model, revision=self.revision, trust_remote_code=self.trust_remote_code)
+            load_tokenizer(self.model, **self.loading())
         except ModelError as error:
             return [f"teacher: {error}"]
         return []
 
     def _load(self) -> _Loaded:
-        own = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
-        return _Loaded(load_model(self.model, **own), load_tokenizer(self.model, **own))  # type: ignore[arg-type]
+        return _Loaded(load_model(self.model, **self.loading()), load_tokenizer(self.model, **self.loading()))
 
     def _answer(self, loaded: _Loaded, window: list[Request]) -> Iterator[tuple[Request, Generated | str]]:
         """The window's rows as they are generated; a string says why the model cannot be asked a row."""

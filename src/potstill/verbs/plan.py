@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import AutoConfig
 
 from ..errors import DataError
 from ..estimates import Estimate, count_tokens, estimate, size_text, survey
@@ -15,6 +14,7 @@ from ..job import Job, load_job
 from ..lessons import longest_row
 from ..pipeline import StagePlan, plan_job
 from ..rendering import load_tokenizer
+from ..student import context_of
 from ..terminal import say, say_json
 
 
@@ -64,7 +64,7 @@ def _estimate(job: Job) -> Estimate:
     student = job.student
     options: dict[str, Any] = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
     tokenizer = load_tokenizer(student.model, **options)
-    context = getattr(AutoConfig.from_pretrained(student.model, **options), "max_position_embeddings", None)
+    context = context_of(student.model, **options)
     tokens = count_tokens(surveyed["train"].sample, job.task, tokenizer, longest_row(student.max_length, context))
     return estimate(job, surveyed, tokens)
 
