@@ -18,9 +18,7 @@ from potstill.starter.scoring import interval, is_right
         ("summarization", "Anna left.", {"key_facts": ["Anna", "Paris"]}, False),
     ],
 )
-def test_replies_are_judged_by_the_rule_of_their_task(
-    task: str, reply: str, meta: dict[str, object], right: bool
-) -> None:
+def test_replies_are_judged_by_the_rule_of_their_task(task: str, reply: str, meta: dict[str, object], right: bool) -> None:
     assert is_right(task, reply, {"meta": meta}) is right
 
 

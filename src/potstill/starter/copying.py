@@ -62,8 +62,9 @@ def _alike(random: np.random.Generator, vocabulary: list[str], width: int) -> ND
     """A random vector a token; tokens of one word (" Paris" and "Paris") share half, as copies often lose the space."""
     words = sorted({token.lstrip("Ġ").lower() for token in vocabulary})
     shared = dict(zip(words, random.standard_normal((len(words), width)), strict=True))
-    own = random.standard_normal((len(vocabulary), width))
-    return own + np.stack([shared[token.lstrip("Ġ").lower()] for token in vocabulary])
+    vectors: NDArray[np.float64] = random.standard_normal((len(vocabulary), width))
+    vectors += np.stack([shared[token.lstrip("Ġ").lower()] for token in vocabulary])
+    return vectors
 
 
 def _directions(random: np.random.Generator, width: int, count: int) -> NDArray[np.float64]:
