@@ -47,6 +47,13 @@ def test_a_weight_file_without_its_end_is_refused(tmp_path: Path, student_folder
         parameters_of(str(tmp_path))
 
 
+def test_unlabelled_files_need_no_gold_column(tmp_path: Path, student_folder: Path) -> None:
+    (tmp_path / "a.csv").write_text("q,a\nfrage,antwort\n")
+    (tmp_path / "u.csv").write_text("q\nnoch eine\n")
+    data = {"train": "a.csv", "unlabelled": "u.csv", "columns": {"prompt": "q", "gold": "a"}}
+    assert survey(make_job(tmp_path, student_folder, data=data))["unlabelled"].rows == 1
+
+
 def test_only_rows_without_gold_are_asked_and_an_unknown_price_stays_unknown(tmp_path: Path, student_folder: Path) -> None:
     job = make_job(tmp_path, student_folder)
     found = survey(job)

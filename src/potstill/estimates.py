@@ -8,7 +8,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +77,15 @@ def survey(job: Job) -> dict[str, SplitSurvey]:
     files = {split: getattr(job.data, split) for split in SPLITS}
     found = {split: _survey(job, names) for split, names in files.items()}
     if job.data.unlabelled:
-        found["unlabelled"] = _survey(job, job.data.unlabelled)
+        found["unlabelled"] = _survey(job, job.data.unlabelled, has_gold=False)
         found["unlabelled"].gold = 0
     return found
 
 
-def _survey(job: Job, names: tuple[str, ...]) -> SplitSurvey:
+def _survey(job: Job, names: tuple[str, ...], *, has_gold: bool = True) -> SplitSurvey:
     columns = ColumnNames(**job.data.columns.model_dump()) if job.data.columns else None
+    if columns is not None and not has_gold:
+        columns = replace(columns, gold=None)
     found = SplitSurvey()
     for name in names:
         path = job.data_path(name)

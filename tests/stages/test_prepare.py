@@ -130,6 +130,16 @@ def test_a_split_without_rows_is_refused_with_what_to_do(
     assert said in str(caught.value)
 
 
+def test_a_split_whose_rows_are_all_wrong_says_what_is_wrong_with_them(tmp_path: Path, job_of: Any) -> None:
+    write_jsonl(tmp_path / "t.jsonl", [f"question {n}" for n in range(20)])
+    write_jsonl(tmp_path / "v.jsonl", ["validation"])
+    (tmp_path / "a.jsonl").write_text('{"messages": [{"role": "bot", "content": "x"}]}\n' * 3)
+    with pytest.raises(
+        DataError, match=r"no train rows are usable; 3 were rejected, most often: wrong role .3 rows.; mend a.jsonl"
+    ):
+        prepared(job_of(train="a.jsonl", test="t.jsonl", validation="v.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("name", "content"), [("none.jsonl", None), ("empty.jsonl", b""), ("a.xlsx", b"PK"), ("utf16.jsonl", "{}".encode("utf-16"))]
 )

@@ -39,7 +39,7 @@ def run(job: Job, folder: RunFolder) -> None:
     shutil.rmtree(spool)
     card = {**_card(files, counts, job), "adapt": _adapt_card([file for file in taken if file.split == ADAPT], counts)}
     write_json(folder.data / "card.json", card)
-    _refuse_empty(counts, card, job)
+    _refuse_empty(counts, card, job, files)
     folder.event("prepared", rejected=card["rejected"], splits=card["splits"])
 
 
@@ -115,12 +115,19 @@ def _refuse_too_few(files: Sequence[FileCount], min_share: float, rejected: Path
         )
 
 
-def _refuse_empty(counts: SplitCounts, card: Json, job: Job) -> None:
+def _refuse_empty(counts: SplitCounts, card: Json, job: Job, files: Sequence[FileCount]) -> None:
     for split in ("train", "test", "validation"):
         if counts.rows[split] > 0:
             continue
         leaked = counts.leakage.total()
         why = f" (removed because they stand in another split too: {leaked:,})" if leaked else ""
+        refused = sum((file.rejected for file in files if file.split == split), Counter[str]())
+        if refused:
+            reason, count = refused.most_common(1)[0]
+            raise DataError(
+                f"no {split} rows are usable; {refused.total():,} were rejected, most often: {reason} ({count:,} rows); mend "
+                f"{', '.join(getattr(job.data, split))}, `potstill check` says where"
+            )
         own = split == "train" or bool(getattr(job.data, split))
         cure = (
             f"give data.{split} rows that stand in no other split"
