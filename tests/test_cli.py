@@ -227,6 +227,15 @@ def test_a_tokenizer_without_a_pad_token_works(cli: Cli, tmp_path: Path, teacher
     assert cli("check", str(write_job(tmp_path, teacher_folder, student))).code == 0
 
 
+def test_chat_templates_that_differ_are_told_where_signals_are_used(cli: Cli, tmp_path: Path, student_folder: Path) -> None:
+    teacher = save_llama(tmp_path / "teacher")
+    for file in teacher.glob("chat_template*"):
+        file.write_text(file.read_text().replace("<|assistant|>", "<|system|>Answer.<|end|><|assistant|>"))
+    assert "chat template differs" in cli("check", str(write_job(tmp_path, teacher, student_folder))).out
+    plain = write_job(tmp_path, teacher, student_folder, train={"losses": ["cross_entropy"]})
+    assert "chat template differs" not in cli("check", str(plain)).out
+
+
 def test_vocabularies_that_differ_say_which_loss_works(cli: Cli, tmp_path: Path, teacher_folder: Path) -> None:
     student = save_llama(tmp_path / "student", vocab_size=300)
     job = write_job(tmp_path, teacher_folder, student)

@@ -14,9 +14,9 @@ from .errors import JobError, ModelError
 from .estimates import SplitSurvey, Tokens, count_tokens, estimate, parameters_of, size_text, survey
 from .job import Job
 from .lessons import longest_row
-from .rendering import load_tokenizer, tokenizer_problems, vocabulary_difference
+from .rendering import load_tokenizer, prompt_ids, tokenizer_problems, vocabulary_difference
 from .student import load_config
-from .types import Signal
+from .types import Message, Signal
 
 FEW_TEST_ROWS = 100
 WORTH_A_WARNING = 0.02
@@ -129,6 +129,12 @@ def _teacher(job: Job, student: PreTrainedTokenizerBase | None) -> Iterator[Find
     impossible = [loss.kind for loss in job.train.losses if loss.needs > Signal.TEXT]
     if difference is None:
         yield Finding("ok", "vocabularies", "teacher and student have the same token -> id map")
+        hello = [Message("user", "hello")]
+        if impossible and prompt_ids(student, hello) != prompt_ids(teacher, hello):
+            said = "the teacher's own chat template differs; its log-probabilities are taken on prompts in the student's template"
+            yield Finding(
+                "warning", "chat templates", f"{said}, which it may not know; give both the same, or compare the losses"
+            )
     elif impossible:
         text = f"student and teacher differ: {difference}; {', '.join(impossible)} and every other loss on log-probabilities"
         yield Finding("problem", "vocabularies", f"{text} is impossible, cross_entropy works: train: {{losses: [cross_entropy]}}")
