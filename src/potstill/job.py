@@ -25,7 +25,10 @@ from .recipe import Settings, StudentSettings, TrainSettings, job_folder, listed
 from .runfolder import RunFolder
 from .types import Signal
 
-SECRET = re.compile(r"\b(sk-[A-Za-z0-9_-]{8,}|hf_[A-Za-z0-9]{16,}|AKIA[0-9A-Z]{12,})")
+SECRET_NAME = re.compile(
+    r"(x[-_])?api[-_]?key|(proxy[-_])?authorization|((access|auth|bearer|refresh)[-_]?)?token|(client[-_]?)?secret|password", re.I
+)
+SECRET = re.compile(r"\b(Bearer [A-Za-z0-9._~+/-]{8,}|sk-[A-Za-z0-9_-]{8,}|hf_[A-Za-z0-9]{16,}|AKIA[0-9A-Z]{12,})")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -275,7 +278,7 @@ def refuse_secrets(fields: Any, where: str = "") -> None:
         for value in fields:
             refuse_secrets(value, where)
     elif isinstance(fields, str):
-        is_key = where.rpartition(".")[2].lower() in {"api_key", "token", "password", "secret"} and not fields.startswith("env:")
+        is_key = SECRET_NAME.fullmatch(where.rpartition(".")[2]) and not fields.startswith("env:")
         if is_key or SECRET.search(fields):
             raise JobError(
                 f"{where}: a key must not stand in the job; put it into an environment variable and write env:NAME, "
