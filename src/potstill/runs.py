@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .errors import DataError, did_you_mean
+from .errors import DataError, ModelError, did_you_mean
 from .runfolder import RunFolder, read_json
 
 
@@ -22,7 +22,11 @@ def list_runs(folder: Path) -> list[RunSummary]:
     """Every run of a folder, by name."""
     found = []
     for path in sorted(folder.glob("*/state.json")):
-        state = RunFolder(path.parent).state()
+        try:
+            state = RunFolder(path.parent).state()
+        except ModelError:  # one damaged run hides no other
+            found.append(RunSummary(path.parent.name, "damaged", None, ""))
+            continue
         found.append(RunSummary(path.parent.name, state.get("status", "unknown"), state.get("stage"), verdict(path.parent)))
     return found
 
