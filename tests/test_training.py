@@ -257,9 +257,9 @@ def test_best_weights_cut_in_half_say_what_to_delete(student_folder: Path, tmp_p
         train(base)
 
 
-def test_the_learning_rate_warms_up_and_falls_to_a_tenth() -> None:
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     settings = TrainSettings(warmup_share=0.1)
     rates = [rate_at(step, 100, settings, 1.0) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)
-    assert rates[-1] == pytest.approx(0.1, abs=0.01)
+    assert 0 < rates[-1] < 0.01

@@ -118,7 +118,7 @@ def uses_bf16(precision: str, device: str, hidden_size: int) -> bool:
 
 
 def rate_at(step: int, num_steps: int, settings: TrainSettings, peak: float) -> float:
-    """The learning rate of step 0, 1, ...: linear warm-up, then the schedule down to a tenth of the peak."""
+    """The learning rate of step 0, 1, ...: linear warm-up, then the schedule down to zero."""
     warmup = max(1, round(settings.warmup_share * num_steps))
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -126,4 +126,4 @@ def rate_at(step: int, num_steps: int, settings: TrainSettings, peak: float) -> 
         return peak
     done = (step - warmup) / max(1, num_steps - warmup)
     fall = 0.5 * (1 + math.cos(math.pi * done)) if settings.schedule == "cosine" else 1 - done
-    return peak * (0.1 + 0.9 * fall)
+    return peak * fall

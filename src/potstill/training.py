@@ -45,6 +45,10 @@ from .student import (
 from .types import Score, Signal
 
 
+BETAS = (0.9, 0.95)
+"""Language models' usual ones: 0.999 remembers a thousand steps, which is longer than most distillations last."""
+
+
 class Signals(Protocol):
     """Where the teacher's log-probabilities of a batch come from: the disk, or a live teacher."""
 
@@ -153,7 +157,9 @@ class _Loop:
         module = _Module(model, self.num_words, training.losses, settings.temperature)
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.model = model
-        optimizer = torch.optim.AdamW(_groups(self.trained, settings.weight_decay), lr=self.learning_rate, fused=True)
+        optimizer = torch.optim.AdamW(
+            _groups(self.trained, settings.weight_decay), lr=self.learning_rate, betas=BETAS, fused=True
+        )
         self.module, self.optimizer = self.accelerator.prepare(module, optimizer)
         steps_per_epoch = math.ceil(len(training.rows) / settings.batch_size)
         self.num_steps = training.num_steps or max(1, math.ceil(settings.epochs * steps_per_epoch))
