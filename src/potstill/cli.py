@@ -44,7 +44,7 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or its
 def quickstart(
     task: TaskName = "conversation",
     folder: Annotated[Path, typer.Option("--folder", help="where data, job file and runs are written")] = Path("quickstart"),
-    rows: Annotated[int, typer.Option("--rows", min=20, help="training prompts; fewer is faster and worse")] = 1500,
+    rows: Annotated[int, typer.Option("--rows", min=20, help="training prompts; fewer is faster and worse")] = 1800,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:

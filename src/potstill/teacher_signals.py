@@ -18,9 +18,10 @@ from .contracts import Teacher
 from .errors import JobError
 from .kernels.cells import Cells, teacher_cells
 from .progress import Progress
+from .recipe import WIDTH_WORTH_BF16, uses_bf16
 from .rendering import load_tokenizer, vocabulary_difference
 from .signals import SignalStore, TopK
-from .student import head_of, hidden_states, keeps_packed_rows_apart, load_model
+from .student import best_device, head_of, hidden_states, keeps_packed_rows_apart, load_model
 
 ROWS_AT_ONCE = 64
 """Rows captured between two syncs to the disk."""
@@ -33,6 +34,8 @@ class SignalShape:
     top_k: int
     temperature: float
     token_budget: int
+    precision: str = "auto"
+    """As `train.precision`: products in bf16 where that pays; the head's and the softmax' are fp32 either way."""
 
 
 class StoredSignals:
@@ -58,11 +61,14 @@ class LiveSignals:
         self.num_words = num_words
         self.shape = shape
         self.takes_packed = keeps_packed_rows_apart(model)
+        hidden_size = model.config.get_text_config().hidden_size
+        self.bf16 = uses_bf16(shape.precision, model.device.type, hidden_size)
 
     @torch.no_grad()
     def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells:  # the batch holds all that a live teacher reads
         moved = batch.to(self.model.device)
-        hidden_BTH = hidden_states(self.model, moved.input_ids_BT, moved.position_ids_BT)
+        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            hidden_BTH = hidden_states(self.model, moved.input_ids_BT, moved.position_ids_BT)
         hidden_NH = hidden_BTH.flatten(0, 1).index_select(0, moved.at_N)
         return teacher_cells(hidden_NH, head_of(self.model, self.num_words), self.shape.top_k, self.shape.temperature)
 
@@ -76,8 +82,13 @@ def live_signals(teacher: Teacher, student_tokenizer: PreTrainedTokenizerBase, s
 
 def open_store(teacher: Teacher, tokenizer: PreTrainedTokenizerBase, folder: Any, shape: SignalShape) -> SignalStore:
     """The signals of this teacher under this setting; identity covers weights, precision and temperature."""
-    dtype = "float32" if not torch.cuda.is_available() else "checkpoint"
-    identity = {"teacher": dict(teacher.identity()), "temperature": shape.temperature, "precision": dtype}
+    device = best_device()
+    bf16 = uses_bf16(shape.precision, device, WIDTH_WORTH_BF16)
+    identity = {
+        "teacher": dict(teacher.identity()),
+        "temperature": shape.temperature,
+        "precision": f"{device}, {'bf16 where it pays' if bf16 else 'fp32'}",
+    }
     num_words = _num_words(tokenizer)
     return SignalStore(folder, identity, top_k=min(shape.top_k, num_words), num_words=num_words)
 

@@ -44,7 +44,6 @@ from .student import (
 )
 from .types import Score, Signal
 
-
 BETAS = (0.9, 0.95)
 """Language models' usual ones: 0.999 remembers a thousand steps, which is longer than most distillations last."""
 

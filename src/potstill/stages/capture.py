@@ -18,7 +18,7 @@ def inputs(job: Job) -> Any:
     needs = [loss.kind for loss in job.train.losses if loss.needs > Signal.TEXT]
     if not needs or job.train.signals == "live":
         return None
-    return [needs, job.train.top_k, job.train.temperature, job.student.identity()]
+    return [needs, job.train.top_k, job.train.temperature, job.train.precision, job.student.identity()]
 
 
 def run(job: Job, folder: RunFolder) -> None:
@@ -29,7 +29,7 @@ def run(job: Job, folder: RunFolder) -> None:
     context = context_of(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
     max_length = longest_row(student.max_length, context)
     rows = encode_lessons(read_lessons(folder.answers / "kept.jsonl"), job.task, tokenizer, max_length).rows
-    shape = SignalShape(job.train.top_k, job.train.temperature, job.train.micro_batch_tokens)
+    shape = SignalShape(job.train.top_k, job.train.temperature, job.train.micro_batch_tokens, job.train.precision)
     teacher = job.teacher_for(folder)
     store = open_store(teacher, tokenizer, folder.signals, shape)
     with Progress(folder, "capture", len(rows)) as bar:

@@ -75,7 +75,7 @@ def _train_control(
 def _signals(job: Job, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Signals | None:
     if all(loss.needs == Signal.TEXT for loss in job.train.losses):
         return None
-    shape = SignalShape(job.train.top_k, job.train.temperature, job.train.micro_batch_tokens)
+    shape = SignalShape(job.train.top_k, job.train.temperature, job.train.micro_batch_tokens, job.train.precision)
     teacher = job.teacher_for(folder)
     if job.train.signals == "live":
         return live_signals(teacher, tokenizer, shape)
