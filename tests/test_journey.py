@@ -11,6 +11,7 @@ import pytest
 import yaml
 from conftest import save_llama
 
+from potstill.errors import JobFailedError
 from potstill.job import Job, load_job
 from potstill.pipeline import JOURNEY, plan_job, run_job
 from potstill.runfolder import count_rows, read_json, read_rows, write_rows
@@ -130,3 +131,19 @@ def test_an_adapted_teacher_and_a_lora_student_make_the_journey(
     assert scores["teacher"]["accuracy"]["n"] == 4
     kept = list(read_rows(folder.answers / "kept.jsonl"))
     assert sum(row["target_source"] == "gold" for row in kept) == 8
+
+
+def test_a_changed_run_that_fails_shows_no_report_of_the_old_settings(
+    tmp_path: Path, teacher_folder: Path, student_folder: Path
+) -> None:
+    write_data(tmp_path, "nli", {"train": 12, "validation": 4, "test": 4})
+    few = {"latency_rows": 2, "bootstrap_samples": 100, "baseline": False, "control": False}
+    checks = {"checks": ["empty"]}
+    path = job_file(tmp_path, teacher=str(teacher_folder), student=str(student_folder), validation=checks, evaluate=few)
+    folder = run_job(load_job(path))
+    assert (folder.path / "report.json").is_file()
+    assert all(stage.done for stage in plan_job(load_job(path)))
+    with pytest.raises(JobFailedError, match="diverged"):
+        run_job(load_job(path, ["train.learning_rate=1e30", "train.epochs=4"]))
+    assert not (folder.path / "report.json").exists()
+    assert not (folder.path / "report.html").exists()

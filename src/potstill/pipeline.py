@@ -64,6 +64,8 @@ def run_job(job: Job) -> RunFolder:
             plans = plan_job(job)
             if not all(plan.done for plan in plans if plan.stage in ASKING):
                 refuse_problems(job)
+            if not all(plan.done for plan in plans):
+                _drop_report(folder)
             for (stage, module), plan in zip(JOURNEY, plans, strict=True):
                 _run_stage(stage, module, plan, job, folder)
         except KeyboardInterrupt:
@@ -106,6 +108,12 @@ def _run_stage(stage: str, module: ModuleType, plan: StagePlan, job: Job, folder
     left = [name for name in LEFT[stage] if (folder.path / name).exists()]
     folder.mark_stage(stage, plan.fingerprint, seconds, left)
     folder.event("stage_finished", stage=stage, seconds=seconds)
+
+
+def _drop_report(folder: RunFolder) -> None:
+    """A report of other settings must not be read as this run's, should the run fail; the last stage makes it anew."""
+    for name in LEFT["report"]:
+        (folder.path / name).unlink(missing_ok=True)
 
 
 def _write_job(job: Job, folder: RunFolder) -> None:
