@@ -22,7 +22,8 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 400, 60, 6
 FLOORS: dict[float, str] = {
     1: "types errors texts starter",
     1.1: "catalog",
-    2: "plugins interrupts runfolder journal json_rows table_rows rows statistics rendering kernels page reading overlap endpoint",
+    2: "plugins interrupts runfolder journal json_rows table_rows rows statistics rendering kernels page reading overlap "
+    "endpoint",
     2.1: "readers signals splits",
     2.2: "intake",
     3: "contracts student batches generation progress checkpoints runs speed_trial",
