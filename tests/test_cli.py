@@ -262,11 +262,13 @@ def test_a_missing_key_and_a_silent_endpoint_are_problems(
     assert "does not answer" in cli("check", str(job)).out
 
 
-def test_a_run_folder_in_use_is_exit_code_4(cli: Cli, tmp_path: Path, teacher_folder: Path, student_folder: Path) -> None:
+def test_a_run_folder_in_use_is_told_with_its_holder(
+    cli: Cli, tmp_path: Path, teacher_folder: Path, student_folder: Path
+) -> None:
     job = write_job(tmp_path, teacher_folder, student_folder)
     with RunFolder(tmp_path / "runs" / "one").locked():
         done = cli("run", str(job))
-    assert is_one_sentence(done, 4)
+    assert is_one_sentence(done)
     assert f"in use by process {os.getpid()}" in done.err
 
 
@@ -286,11 +288,11 @@ class Full(Teacher):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
-def test_a_full_disk_is_exit_code_3_and_one_sentence(cli: Cli, tmp_path: Path, student_folder: Path) -> None:
+def test_a_full_disk_is_one_sentence(cli: Cli, tmp_path: Path, student_folder: Path) -> None:
     (tmp_path / "full.py").write_text(FULL_TEACHER)
     job = write_job(tmp_path, {"kind": "./full.py"}, student_folder)
     done = cli("check", str(job))
-    assert is_one_sentence(done, 3)
+    assert is_one_sentence(done)
     assert "the disk is full" in done.err
 
 
@@ -309,7 +311,7 @@ def test_weights_that_find_no_room_are_one_sentence(tmp_path: Path, student_fold
     job = write_job(tmp_path, {"kind": "scripted", "default": "entailment"}, student_folder, train={"epochs": 1})
     command = [sys.executable, "-c", LIMITED, str(kilobytes * 1024), "run", str(job)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (3, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
     assert "run again" in done.stderr or "run the same command again" in done.stderr
 

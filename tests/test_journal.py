@@ -152,7 +152,7 @@ def test_a_full_disk_is_one_clear_sentence_and_loses_nothing(tmp_path: Path) -> 
     path = tmp_path / "journal.sqlite"
     ended = subprocess.run([sys.executable, "-c", FILLER, str(path)], capture_output=True, text=True, timeout=60)
     assert "the disk is full or failing" in ended.stdout, ended.stderr
-    assert JobFailedError.exit_code == 3
+    assert JobFailedError.exit_code == 2
     done = int(ended.stdout.split()[0])
     assert 0 < done < 200
     with Journal(path) as journal:

@@ -18,11 +18,11 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_JOB_FAILED, EXIT_OK, EXIT_USER, PotstillError
+from .errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER, PotstillError
 from .plugins import verb
 
 EPILOG = (
-    "Exit codes: 0 ok, 1 a bug of potstill, 2 a mistake in what was asked, 3 the job failed, 4 the run folder is in use, "
+    "Exit codes: 0 ok, 1 a bug of potstill, 2 something to put right, which one sentence names, "
     "130 interrupted. A job's options stand in its file; --set train.learning_rate=1e-4 overrides one."
 )
 app = typer.Typer(
@@ -156,7 +156,7 @@ def _fail_on_disk(error: OSError) -> int:
     place = f" ({error.filename})" if error.filename else ""
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         what = "a file may not grow further (ulimit -f)" if error.errno == errno.EFBIG else "the disk is full"
-        return _fail(f"{what}{place}; free space and run the same command again, it continues", EXIT_JOB_FAILED)
+        return _fail(f"{what}{place}; free space and run the same command again, it continues", EXIT_USER)
     if error.filename and error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
         return _fail(f"{error.filename} cannot be used: {error.strerror}; name another folder, or change its rights", EXIT_USER)
     raise error

@@ -8,8 +8,6 @@ from collections.abc import Iterable
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_USER = 2
-EXIT_JOB_FAILED = 3
-EXIT_BUSY = 4
 EXIT_INTERRUPTED = 130
 
 
@@ -45,13 +43,9 @@ class MissingPackageError(PotstillError):
 class RunBusyError(PotstillError):
     """Another process is using the run folder."""
 
-    exit_code = EXIT_BUSY
-
 
 class JobFailedError(PotstillError):
     """The job was right but could not be finished: too few rows survived, a disk filled up, a teacher went away."""
-
-    exit_code = EXIT_JOB_FAILED
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

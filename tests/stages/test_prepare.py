@@ -101,7 +101,7 @@ def test_too_few_usable_rows_fail_the_job_with_the_counts_and_the_file_of_reject
     assert said.startswith("only 2 of 10 rows are usable, and data.min_valid_share asks for 70%; most often: wrong role (8 rows)")
     assert "a.jsonl" in said
     assert len(list(read_rows(Path(said.rpartition(" ")[2])))) == 8
-    assert caught.value.exit_code == 3
+    assert caught.value.exit_code == 2
 
 
 def test_a_good_share_goes_on_despite_bad_lines(tmp_path: Path, job_of: Any) -> None:

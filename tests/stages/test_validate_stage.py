@@ -101,7 +101,7 @@ def test_too_few_survivors_stop_the_job_with_counts_and_file(tmp_path: Path) -> 
     folder.mark_stage("generate", "x", 1.0)
     with pytest.raises(JobFailedError, match=r"1 of 3 answers \(33.3%\).*60.0%.*rejected.jsonl") as caught:
         validate.run(job, folder)
-    assert caught.value.exit_code == 3
+    assert caught.value.exit_code == 2
     assert len(list(read_rows(folder.answers / "rejected.jsonl"))) == 2
     assert not folder.stage_is_done("generate", "x")
 
