@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -125,6 +126,8 @@ def schema() -> None:
 
 def main() -> None:
     """The entry point."""
+    # A job started in the background by a shell script inherits an ignored Ctrl-C; being asked to stop must always work.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # libgomp's busy waiting collapses on shared cores (up to 30 times slower); it must be set before torch is imported.
     if not any(name.startswith("OMP_") for name in os.environ):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
