@@ -16,19 +16,19 @@ Names of tensors carry their shape: N target tokens, C cells (k singletons and o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .types import Example, Message, Reply, Request, Signal
+from .types import Example, Message, Reply, Request, Sampling, Signal
 
 if TYPE_CHECKING:
     import torch
 
-FAMILIES = ("tasks", "teachers", "checks", "losses", "metrics", "exporters", "compute")
+FAMILIES = ("tasks", "teachers", "combiners", "checks", "losses", "metrics", "exporters", "compute")
 
 
 class Plugin(BaseModel, ABC):
@@ -52,14 +52,24 @@ class Task(Plugin):
     max_answer_tokens: int = Field(default=128, ge=1, description="longest answer asked for, in tokens")
     system_prompt: str | None = Field(default=None, description="added to the row's own system message, never instead of it")
 
-    def prompt(self, example: Example) -> tuple[Message, ...]:
-        """The messages sent to teacher and student alike, in training and in evaluation."""
-        if self.system_prompt is None:
-            return example.messages
-        if example.messages[0].role == "system":
-            own = f"{example.messages[0].content}\n\n{self.system_prompt}"
-            return (Message("system", own), *example.messages[1:])
-        return (Message("system", self.system_prompt), *example.messages)
+    def prompt(self, example: Example, aim: str = "answer") -> tuple[Message, ...]:
+        """The messages that the student gets, in training and in evaluation; `aim` as in `taught`."""
+        del aim  # most tasks have one aim
+        return extended(example.messages, self.system_prompt)
+
+    def teacher_prompt(self, example: Example) -> tuple[Message, ...]:
+        """The messages that a teacher gets: the student's, unless the task asks teachers for more (a chain of thought)."""
+        return self.prompt(example)
+
+    @property
+    def max_teacher_tokens(self) -> int:
+        """The longest answer asked of a teacher, in tokens."""
+        return self.max_answer_tokens
+
+    def taught(self, example: Example, text: str) -> Sequence[Taught]:
+        """What the student learns from a teacher's text or the gold: one lesson, or several that are weighted."""
+        del example
+        return (Taught(text),)
 
     @abstractmethod
     def read(self, text: str) -> str | None:
@@ -68,6 +78,28 @@ class Task(Plugin):
     @abstractmethod
     def right(self, text: str, example: Example) -> float | None:
         """1.0 or 0.0, whether `text` answers the row as its gold does; None when the row has no gold to compare with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """One text to be learned, what of the answer it is, and how much it counts."""
+
+    text: str
+    aim: str = "answer"
+    weight: float = 1.0
+
+
+def extended(messages: tuple[Message, ...], instruction: str | None) -> tuple[Message, ...]:
+    """The messages with an instruction behind the row's own system message, or as one where it has none.
+
+    >>> extended((Message("system", "You are Ada."), Message("user", "Hi")), "Be short.")[0].content
+    'You are Ada.\\n\\nBe short.'
+    """
+    if not instruction:
+        return messages
+    if messages[0].role == "system":
+        return (Message("system", f"{messages[0].content}\n\n{instruction}"), *messages[1:])
+    return (Message("system", instruction), *messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +127,61 @@ class AdaptSettings(BaseModel):
     batch_size: int = Field(default=16, ge=1)
 
 
+class Requests:
+    """What a teacher is to answer, handed out as it may be asked: an answer may lead to more, and a budget to fewer.
+
+    A teacher that asks one by one writes `async for request in requests`; one that asks many at a time calls `take`.
+    """
+
+    def __init__(self, requests: Iterable[Request]) -> None:
+        self._waiting = iter(requests)
+
+    def take(self) -> Request | None:
+        """The next request that may be asked now; None when there is none at this moment."""
+        return next(self._waiting, None)
+
+    def __aiter__(self) -> Requests:
+        return self
+
+    async def __anext__(self) -> Request:
+        """The next request, as soon as there is one; ends when none will come."""
+        request = self.take()
+        if request is None:
+            raise StopAsyncIteration
+        return request
+
+    def again(self, request: Request) -> bool:
+        """Whether the budget allows to send a request once more; each call counts as one more attempt under way."""
+        del request
+        return True
+
+
 class Teacher(Plugin):
     """A model that answers. It retries by itself; one bad reply is a Reply with `error`, never an exception."""
 
     gives: ClassVar[Signal] = Signal.TEXT
+    name: str | None = Field(default=None, description="what reports call it; default: its model's name, or its kind")
+    weight: float = Field(default=1.0, gt=0, description="how much it counts beside other teachers")
     temperature: float = Field(default=0.0, ge=0, description="sampling temperature; 0 is greedy")
     top_p: float = Field(default=1.0, gt=0, le=1)
     adapt: AdaptSettings | None = Field(default=None, description="train the teacher on gold rows first; local teachers only")
+
+    @property
+    def label(self) -> str:
+        """What reports call it."""
+        model = str(getattr(self, "model", None) or self.kind)
+        return self.name or (Path(model).name if model.startswith((".", "/", "~")) else model)
+
+    def sampling(self, max_tokens: int) -> Sampling:
+        """How it is asked; teachers with more settings than these add theirs."""
+        return Sampling(max_tokens, self.temperature, self.top_p)
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
         """All that decides an answer beside the request (endpoint, model, revision): part of the journal's key."""
 
     @abstractmethod
-    def answers(self, requests: Iterable[Request]) -> AsyncIterator[tuple[Request, Reply]]:
+    def answers(self, requests: Requests) -> AsyncIterator[tuple[Request, Reply]]:
         """Each request with its reply, as they arrive, in any order. Raises TeacherError when none can be asked."""
 
     def problems(self) -> list[str]:
@@ -128,18 +201,115 @@ class Teacher(Plugin):
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """What checks and combiners may look at beyond one answer.
+
+    `data` is the run's data folder (train.jsonl, validation.jsonl, test.jsonl). `ask` has requests answered by a teacher
+    through the journal and within the budget, in their order; it raises JobError where nothing may be asked (prepare).
+    """
+
+    task: Task
+    data: Path
+    teachers: tuple[Teacher, ...]
+    ask: Callable[[Teacher, Sequence[Request]], list[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One teacher's answer to one row: which teacher of the job, which sample, the reply, and what the task reads in it.
+
+    `said` are the teacher's own earlier answers, where it was asked turn by turn.
+    """
+
+    teacher: int
+    sample: int
+    reply: Reply
+    answer: str | None
+    said: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A row with all answers to it. A candidate whose reply has an `error` is no answer."""
+
+    example: Example
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The candidates that may teach, and the share of the answers that agree with them; or why none may."""
+
+    chosen: tuple[Candidate, ...] = ()
+    agreement: float | None = None
+    finding: Finding | None = None
+
+
+class Combiner(Plugin):
+    """Makes one answer of several: of several teachers, or of several samples of one."""
+
+    def asks(self, example: Example, teachers: Sequence[Teacher], task: Task) -> Sequence[int]:
+        """Which teachers, by number, are asked about a row; default: all."""
+        del example, task
+        return range(len(teachers))
+
+    @abstractmethod
+    def choose(self, cases: Sequence[Case], room: Room) -> list[Choice]:
+        """One choice for each case, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
-    """Why a check refuses an answer."""
+    """Why a check refuses an answer. `again`: another sample of the same teacher may be better."""
 
     reason: str
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a check looks at: a row and the answer that may teach it; no `reply` where prompts alone are looked at.
+
+    `agreement` is the share of the answers to this row that agree with this one, where there were several.
+    """
+
+    example: Example
+    reply: Reply | None
+    source: str = "teacher"
+    agreement: float | None = None
+
+
+class Watch:
+    """One run of a check over all answers, in order, some at a time; it may remember what it saw.
+
+    This one asks the check's `refuse` for each. A check that compares answers with one another makes its own.
+    """
+
+    def __init__(self, check: Check, room: Room) -> None:
+        self.check = check
+        self.room = room
+
+    def look(self, answers: Sequence[Answered]) -> list[Finding | Answered | None]:
+        """For each: None when it may stay as it is, a changed Answered (redacted), or a Finding when it may not stay."""
+        task, check = self.room.task, self.check
+        return [check.refuse(one.example, one.reply, task) if one.reply else None for one in answers]
+
+    def report(self) -> dict[str, Any]:
+        """What the data card says of this check beside its counts; `alarm` is a sentence for the reader."""
+        return {}
 
 
 class Check(Plugin):
-    """Looks at one answer before it may teach."""
+    """Looks at answers before they may teach. Most look at one at a time and need `refuse` alone."""
 
-    @abstractmethod
     def refuse(self, example: Example, reply: Reply, task: Task) -> Finding | None:
-        """None when the answer may stay."""
+        """None when the answer may stay. Also asked as soon as a reply arrives, so that a bad one is sampled anew."""
+        del example, reply, task
+        return None
+
+    def watch(self, room: Room) -> Watch:
+        """A fresh look at all answers of one split."""
+        return Watch(self, room)
 
 
 class Loss(Plugin):

@@ -62,50 +62,78 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """One training example: a prompt and the text that the student learns, with where that text came from."""
+    """One training example: a prompt and the text that the student learns, with where that text came from.
+
+    `aim` says what of an answer is taught ("answer", or "rationale" where a task teaches both), `weight` how much it counts.
+    """
 
     example: Example
     target: str
     target_source: Literal["gold", "teacher"]
+    aim: str = "answer"
+    weight: float = 1.0
 
     def as_dict(self) -> dict[str, Any]:
-        return {**self.example.as_dict(), "target": self.target, "target_source": self.target_source}
+        row = {**self.example.as_dict(), "target": self.target, "target_source": self.target_source}
+        return row if (self.aim, self.weight) == ("answer", 1.0) else {**row, "aim": self.aim, "weight": self.weight}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Lesson:
-        return cls(Example.from_dict(row), row["target"], row["target_source"])
+        example = Example.from_dict(row)
+        return cls(example, row["target"], row["target_source"], row.get("aim", "answer"), row.get("weight", 1.0))
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a teacher is asked. Temperature 0 is greedy."""
+    """How a teacher is asked. Temperature 0 is greedy; `top_logprobs` is how many alternatives a token comes with."""
 
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+    top_logprobs: int = 0
+
+
+ALWAYS_KEYED = ("max_tokens", "temperature", "top_p")
+"""These stand in every journal key; a field that came later stands there only where it is set, so that old answers count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question to a teacher; its journal key covers every field here and the teacher's identity."""
+    """One question to a teacher; its journal key covers every field here and the teacher's identity.
+
+    `schema` is the JSON schema, as text, that the answer must follow; `labels` the closed set that it is chosen from, for
+    teachers that give label probabilities.
+    """
 
     example_id: str
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
     sample_index: int = 0
+    schema: str | None = None
+    labels: tuple[str, ...] = ()
 
     def content(self) -> dict[str, Any]:
         """Everything that decides the answer; the example's id does not."""
-        return {
+        usual, sampling = asdict(Sampling()), asdict(self.sampling)
+        content = {
             "messages": [message.as_dict() for message in self.messages],
-            "sampling": asdict(self.sampling),
+            "sampling": {name: value for name, value in sampling.items() if name in ALWAYS_KEYED or value != usual[name]},
             "sample_index": self.sample_index,
         }
+        more = {"schema": self.schema, "labels": list(self.labels)}
+        return {**content, **{name: value for name, value in more.items() if value}}
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back for one request. `error` is set, and `text` is empty, when no usable answer came."""
+    """What came back for one request. `error` is set, and `text` is empty, when no usable answer came.
+
+    `logprobs` holds one [bytes in hex, log-probability, [[bytes in hex, log-probability], ...]] for each token of `text`,
+    the likeliest alternatives first; `label_probabilities` what a teacher gives to each label of a closed set.
+    """
 
     text: str
     finish_reason: str = "stop"
@@ -115,9 +143,12 @@ class Reply:
     latency_s: float | None = None
     attempts: int = 1
     error: str | None = None
+    logprobs: list[Any] | None = None
+    label_probabilities: Mapping[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        row = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in row.items() if value is not None or name not in ("logprobs", "label_probabilities")}
 
 
 class Signal(enum.IntEnum):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from itertools import groupby, islice
+from collections.abc import AsyncIterator, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..contracts import Price, Teacher
+from ..contracts import Price, Requests, Teacher
 from ..errors import ModelError
 from ..generation import BATCH_TOKENS, Generated, generate
 from ..rendering import load_tokenizer, prompt_ids
@@ -40,11 +40,10 @@ class HuggingFace(Teacher):
         model = None if folder.is_dir() else self.model
         return {"kind": "huggingface", "model": model, "revision": revision}
 
-    async def answers(self, requests: Iterable[Request]) -> AsyncIterator[tuple[Request, Reply]]:
-        stream = iter(requests)
+    async def answers(self, requests: Requests) -> AsyncIterator[tuple[Request, Reply]]:
         loaded: _Loaded | None = None
         try:
-            while window := list(islice(stream, SORTED_TOGETHER)):
+            while window := await _window(requests):
                 loaded = loaded or self._load()
                 for request, row in self._answer(loaded, window):
                     yield request, self._reply(row)
@@ -106,6 +105,15 @@ class HuggingFace(Teacher):
             cost_usd=self.price().cost(row.prompt_tokens, row.completion_tokens),
             latency_s=round(row.seconds, 4),
         )
+
+
+async def _window(requests: Requests) -> list[Request]:
+    """All that may be asked now, up to a limit; waits for the first; nothing when none will come."""
+    first = await anext(requests, None)
+    window = [] if first is None else [first]
+    while window and len(window) < SORTED_TOGETHER and (request := requests.take()) is not None:
+        window.append(request)
+    return window
 
 
 class _Loaded(NamedTuple):

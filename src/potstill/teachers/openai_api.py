@@ -13,14 +13,14 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import aiohttp
 from pydantic import Field, field_validator
 from yarl import URL
 
-from ..contracts import Price, Teacher
+from ..contracts import Price, Requests, Teacher
 from ..endpoint import ROWS_BEFORE_GIVING_UP, Endpoint, Patience, Question
 from ..errors import TeacherError
 from ..journal import key
@@ -67,15 +67,14 @@ class OpenAiApi(Teacher):
     def price(self) -> Price:
         return Price(self.input_per_million, self.output_per_million)
 
-    async def answers(self, requests: Iterable[Request]) -> AsyncIterator[tuple[Request, Reply]]:
-        waiting = iter(requests)
+    async def answers(self, requests: Requests) -> AsyncIterator[tuple[Request, Reply]]:
         running: set[asyncio.Task[tuple[Request, Reply | None]]] = set()
         async with self._session() as session:
             endpoint = self._endpoint(session)
             try:
                 while True:
                     while len(running) < self.max_concurrency and endpoint.fatal is None:
-                        request = next(waiting, None)
+                        request = requests.take() if running else await anext(requests, None)
                         if request is None:
                             break
                         running.add(asyncio.create_task(self._answer(endpoint, request)))

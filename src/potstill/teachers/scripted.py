@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from pydantic import Field
 
-from ..contracts import Price, Teacher
+from ..contracts import Price, Requests, Teacher
 from ..runfolder import fingerprint
 from ..types import Reply, Request
 
@@ -28,8 +28,8 @@ class Scripted(Teacher):
     def identity(self) -> Mapping[str, Any]:
         return {"kind": "scripted", "script": fingerprint(list(self.replies.items()), self.default, self.echo)}
 
-    async def answers(self, requests: Iterable[Request]) -> AsyncIterator[tuple[Request, Reply]]:
-        for request in requests:
+    async def answers(self, requests: Requests) -> AsyncIterator[tuple[Request, Reply]]:
+        async for request in requests:
             yield request, self.reply_to(request.messages[-1].content)
 
     def reply_to(self, question: str) -> Reply:
