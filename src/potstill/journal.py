@@ -44,7 +44,22 @@ MIGRATIONS = (
         prompt_tokens INTEGER, completion_tokens INTEGER, cost_usd REAL, failed_at TEXT NOT NULL
     );
     """,
+    """
+    CREATE TABLE spending (
+        run TEXT NOT NULL, purpose TEXT NOT NULL, teacher TEXT NOT NULL, answers INTEGER NOT NULL, failures INTEGER NOT NULL,
+        requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, cost_usd REAL NOT NULL,
+        unpriced INTEGER NOT NULL, PRIMARY KEY (run, purpose, teacher)
+    ) WITHOUT ROWID;
+    """,
 )
+ADD_SPENDING = """
+    INSERT INTO spending VALUES (:run, :purpose, :teacher, :answers, :failures, :requests, :prompt_tokens, :completion_tokens,
+        :cost_usd, :unpriced)
+    ON CONFLICT DO UPDATE SET answers = answers + excluded.answers, failures = failures + excluded.failures,
+        requests = requests + excluded.requests, prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+        completion_tokens = completion_tokens + excluded.completion_tokens, cost_usd = cost_usd + excluded.cost_usd,
+        unpriced = unpriced + excluded.unpriced
+"""
 SPEND = (
     "COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), SUM(cost_usd), COUNT(*) - COUNT(cost_usd)"
 )
@@ -57,16 +72,36 @@ class Entry(NamedTuple):
     reply: Reply
 
 
+class Payer(NamedTuple):
+    """Whose money it is: a run, what for (generate, evaluate, judge ...), and the teacher's name in reports."""
+
+    run: str
+    purpose: str
+    teacher: str
+
+
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """What a journal's requests cost; `unpriced` counts those whose price is unknown, which is never zero."""
+    """What requests cost; `requests` are all that were sent, repeated ones too (0 where that was not counted).
 
-    answers: int
-    failures: int
-    prompt_tokens: int
-    completion_tokens: int
-    cost_usd: float
-    unpriced: int
+    `unpriced` counts the replies whose price is unknown, which is never zero.
+    """
+
+    answers: int = 0
+    failures: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    unpriced: int = 0
+    requests: int = 0
+
+    def __add__(self, other: Spend) -> Spend:
+        return Spend(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For people's files: `cost_usd` is None where some price is unknown."""
+        counts = {name: getattr(self, name) for name in ("answers", "failures", "requests", "prompt_tokens", "completion_tokens")}
+        return {**counts, "cost_usd": None if self.unpriced else round(self.cost_usd, 8)}
 
 
 def key(identity: Mapping[str, Any], request: Request) -> str:
@@ -121,10 +156,11 @@ class Journal:
                 found.update((row[0], Reply(**json.loads(row[1]))) for row in rows)
         return found
 
-    def put(self, identity: Mapping[str, Any], entries: Sequence[Entry]) -> None:
+    def put(self, identity: Mapping[str, Any], entries: Sequence[Entry], payer: Payer | None = None) -> None:
         """Records replies in one synced commit before it returns: a good one as the answer, one with `error` as a failure.
 
-        The first answer to a key stays: an answer never changes under a job that has used it.
+        The first answer to a key stays: an answer never changes under a job that has used it. What the replies cost is
+        added to the payer's spending in the same commit, so the two never disagree.
         """
         if not entries:
             return
@@ -134,6 +170,18 @@ class Journal:
             self._connection.execute("INSERT OR IGNORE INTO identities VALUES (?, ?)", (digest, named))
             for request, reply in entries:
                 self._insert(key(identity, request), digest, request, reply)
+            if payer is not None:
+                self._connection.execute(ADD_SPENDING, {**payer._asdict(), **_sum(entries)})
+
+    def spent(self, run: str) -> dict[Payer, Spend]:
+        """What a run has spent so far, in all its starts, by purpose and teacher."""
+        with self._lock, self._told():
+            rows = self._connection.execute(
+                "SELECT run, purpose, teacher, answers, failures, prompt_tokens, completion_tokens, cost_usd, unpriced, requests "
+                "FROM spending WHERE run = ?",
+                (run,),
+            ).fetchall()
+        return {Payer(*row[:3]): Spend(*row[3:]) for row in rows}
 
     def spend(self) -> Spend:
         """What all answers and failures in this file cost, whoever asked for them."""
@@ -203,6 +251,20 @@ class Journal:
             raise PotstillError(
                 f"journal {self.path} cannot be opened: {error.strerror}; name another file with 'journal'"
             ) from None
+
+
+def _sum(entries: Sequence[Entry]) -> dict[str, Any]:
+    replies = [entry.reply for entry in entries]
+    failures = sum(reply.error is not None for reply in replies)
+    return {
+        "answers": len(replies) - failures,
+        "failures": failures,
+        "requests": sum(reply.attempts for reply in replies),
+        "prompt_tokens": sum(reply.prompt_tokens or 0 for reply in replies),
+        "completion_tokens": sum(reply.completion_tokens or 0 for reply in replies),
+        "cost_usd": sum(reply.cost_usd or 0.0 for reply in replies),
+        "unpriced": sum(reply.cost_usd is None for reply in replies),
+    }
 
 
 def _explained(path: Path, error: sqlite3.DatabaseError) -> PotstillError:
