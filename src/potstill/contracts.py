@@ -238,11 +238,15 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The candidates that may teach, and the share of the answers that agree with them; or why none may."""
+    """The candidates that may teach, and the share of the answers that agree with them; or why none may.
+
+    `weights` is how much each chosen one counts as an example; none are given where each counts 1.
+    """
 
     chosen: tuple[Candidate, ...] = ()
     agreement: float | None = None
     finding: Finding | None = None
+    weights: tuple[float, ...] = ()
 
 
 class Combiner(Plugin):
@@ -252,6 +256,11 @@ class Combiner(Plugin):
         """Which teachers, by number, are asked about a row; default: all."""
         del example, task
         return range(len(teachers))
+
+    def problems(self, teachers: Sequence[Teacher], task: Task) -> list[str]:
+        """What `potstill check` finds wrong before anything is asked: a rule that names no teacher of the job."""
+        del teachers, task
+        return []
 
     @abstractmethod
     def choose(self, cases: Sequence[Case], room: Room) -> list[Choice]:
