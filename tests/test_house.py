@@ -21,13 +21,13 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 400, 60, 6
 # storeys (2, 2.1, 2.2), so that files of one floor never import each other in a circle.
 FLOORS: dict[float, str] = {
     1: "types errors texts starter",
-    1.1: "catalog",
+    1.1: "catalog credentials limits",
     2: "plugins interrupts runfolder journal json_rows table_rows rows statistics rendering kernels page reading overlap "
     "endpoint",
     2.1: "readers signals splits",
     2.2: "intake",
     3: "contracts student batches generation progress checkpoints runs speed_trial",
-    3.1: "recipe asking scoring measure lessons",
+    3.1: "recipe asking hosted scoring measure lessons judging",
     4: "job training teacher_signals tasks teachers combiners checks losses metrics exporters compute",
     5: "stages estimates terminal",
     5.1: "checking",

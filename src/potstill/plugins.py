@@ -75,7 +75,7 @@ def load_plugin(family: str, settings: str | Mapping[str, Any], folder: Path | N
         raise JobError(f"{family}: {fields!r} has no 'kind'; {_known(family)}")
     chosen = plugin_class(family, str(fields["kind"]), folder)
     try:
-        return chosen(**fields)
+        return chosen.model_validate(fields, context={"folder": folder})  # a plug-in that names others finds them from there
     except pydantic.ValidationError as error:
         raise JobError(f"{family}/{fields['kind']}: {explain(error, chosen)}") from None
 
