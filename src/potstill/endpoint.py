@@ -13,15 +13,19 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import aiohttp
+from yarl import URL
 
+from .credentials import Credential
 from .errors import TeacherError
+from .limits import Limits
 from .types import Reply
 
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 RETRIED = frozenset({408, 409, 425, 429})
 NO_CREDIT = ("insufficient_quota", "insufficient balance", "insufficient_balance", "billing_hard_limit_reached")
 REFUSED_KEY = ("invalid_api_key", "incorrect api key")
@@ -38,10 +42,9 @@ ReadReply = Callable[[Mapping[str, Any]], Reply]
 class Patience:
     """How long and how often one row is asked."""
 
-    timeout_s: float
-    max_attempts: int
-    backoff_s: float
-    give_up_rows: int = ROWS_BEFORE_GIVING_UP
+    timeout_s: float = 120.0
+    max_attempts: int = 6
+    backoff_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,55 @@ class Question:
 
     body: Mapping[str, Any]
     idempotency_key: str
+
+
+def plain_urls(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """A checked `base_url` field, without a slash at its end; raises ValueError where it is no address or holds a secret.
+
+    >>> plain_urls("http://127.0.0.1:8000/v1/")
+    'http://127.0.0.1:8000/v1'
+    """
+    if isinstance(value, tuple):
+        if not value or len(set(value)) < len(value):
+            raise ValueError("base_url must name at least one address, and none twice")
+        return tuple(_plain_url(url) for url in value)
+    return _plain_url(value)
+
+
+def _plain_url(value: str) -> str:
+    url = URL(value)
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise ValueError("base_url must start with http:// or https:// and name a host, such as http://127.0.0.1:8000/v1")
+    if url.user or url.password or url.query_string:
+        raise ValueError("base_url must hold no user, password or query; put the key into api_key as env:NAME")
+    return value.rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Where a teacher is asked, with whose key, how patiently, and how many at a time.
+
+    `path` and `query` (such as "?api-version=1") stand behind each of `base_urls`; `headers` are sent beside the key's.
+    """
+
+    base_urls: tuple[str, ...]
+    path: str
+    credential: Credential
+    patience: Patience = Patience()
+    limits: Limits = field(default_factory=Limits)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: str = ""
+
+    def sent_headers(self) -> dict[str, str]:
+        """The headers of every request; raises TeacherError where the key is missing or cannot be sent."""
+        return {**self.credential.headers(self.base_urls[0]), **self.headers}
+
+
+def open_session(service: Service) -> aiohttp.ClientSession:
+    """A session that sends the service's headers; raises TeacherError where the key is missing or cannot be sent."""
+    proxied = any(URL(url).host not in LOOPBACK for url in service.base_urls)
+    connector = aiohttp.TCPConnector(limit=service.limits.max_concurrency)
+    return aiohttp.ClientSession(headers=service.sent_headers(), trust_env=proxied, connector=connector)
 
 
 class _Answered(NamedTuple):
@@ -72,24 +124,26 @@ class _RowError(Exception):
 
 
 class Endpoint:
-    """One URL, as many rows ask it at the same time. `hint` says in a TeacherError where the key comes from."""
+    """One service, as many rows ask it at the same time."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, patience: Patience, *, secret: str | None, hint: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, service: Service) -> None:
         self.session = session
-        self.url = url
-        self.patience = patience
-        self.secret = secret
-        self.hint = hint
+        self.url = f"{service.base_urls[0]}{service.path}{service.query}"
+        self.patience = service.patience
+        self.give_up_rows = max(ROWS_BEFORE_GIVING_UP, service.limits.max_concurrency)
+        self.secret = service.credential.secret()
+        self.hint = service.credential.hint()
         self.fatal: TeacherError | None = None
         self._stopped = asyncio.Event()
         self._not_before = 0.0
         self._answered_once = False
         self._faults_in_a_row = 0
 
-    async def ask(self, question: Question, read: ReadReply) -> Reply | None:
+    async def ask(self, question: Question, read: ReadReply, again: Callable[[], bool] = lambda: True) -> Reply | None:
         """The reply, one with `error` when this row failed, or None when `fatal` left it unasked.
 
-        `read` turns the JSON body into a Reply; one with `error` is asked for again, except after finish reason "length".
+        `read` turns the JSON body into a Reply; one with `error` is asked for again, except after finish reason "length",
+        and as long as `again` says that the row may be sent once more.
         """
         cost: float | None = 0.0
         for attempt in range(1, self.patience.max_attempts + 1):
@@ -105,17 +159,17 @@ class Endpoint:
             except _RowError as fault:
                 return self._failed(Reply("", "error", attempts=attempt, cost_usd=cost, error=str(fault)), endpoint_fault=False)
             except _PassingError as fault:
-                reply, again = Reply("", "error", cost_usd=0.0, error=str(fault)), fault
+                reply, failure = Reply("", "error", cost_usd=0.0, error=str(fault)), fault
             else:
-                again = _PassingError(reply.error or "")
+                failure = _PassingError(reply.error or "")
             cost = None if cost is None or reply.cost_usd is None else cost + reply.cost_usd
             reply = replace(reply, attempts=attempt, cost_usd=cost, latency_s=round(time.perf_counter() - start, 4))
             if reply.error is None:
                 self._answered_once, self._faults_in_a_row = True, 0
                 return reply
-            if attempt == self.patience.max_attempts or reply.finish_reason == "length":
-                return self._exhausted(reply, again)
-            await self._back_off(attempt, again)
+            if attempt == self.patience.max_attempts or reply.finish_reason == "length" or not again():
+                return self._exhausted(reply, failure)
+            await self._back_off(attempt, failure)
         raise AssertionError("max_attempts is at least 1")
 
     async def _attempt(self, question: Question) -> Mapping[str, Any]:
@@ -193,7 +247,7 @@ class Endpoint:
     def _failed(self, reply: Reply, *, endpoint_fault: bool) -> Reply:
         if endpoint_fault or not self._answered_once:
             self._faults_in_a_row += 1
-        if self._faults_in_a_row >= self.patience.give_up_rows:
+        if self._faults_in_a_row >= self.give_up_rows:
             self._give_up(
                 TeacherError(
                     f"teacher endpoint {self.url} gave no usable answer to {self._faults_in_a_row} rows in a row, the last: "

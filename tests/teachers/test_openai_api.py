@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from chat_server import KEY, ChatServer
 
+from potstill.contracts import Requests
 from potstill.errors import JobError, TeacherError
 from potstill.plugins import load_plugin
 from potstill.types import Message, Reply, Request, Sampling
@@ -24,7 +25,7 @@ def _teacher(server: ChatServer | str, **fields: Any) -> Any:
 def _ask(teacher: Any, questions: Iterable[str]) -> dict[str, Reply]:
     async def collect() -> dict[str, Reply]:
         requests = (Request(q, (Message("system", "Be kind."), Message("user", q)), Sampling(max_tokens=9)) for q in questions)
-        return {request.example_id: reply async for request, reply in teacher.answers(requests)}
+        return {request.example_id: reply async for request, reply in teacher.answers(Requests(requests))}
 
     return asyncio.run(collect())
 
@@ -169,7 +170,7 @@ def test_an_endpoint_that_only_fails_is_given_up_and_what_arrived_is_kept() -> N
 
     async def collect(teacher: Any) -> None:
         requests = (Request(str(n), (Message("user", str(n)),)) for n in range(200))
-        async for request, reply in teacher.answers(requests):
+        async for request, reply in teacher.answers(Requests(requests)):
             seen.extend([request.example_id] if reply.error is None else [])
 
     with ChatServer(faults=faults) as server:
@@ -196,7 +197,7 @@ def test_requests_are_pulled_as_they_are_needed() -> None:
 
     async def first(teacher: Any) -> None:
         requests = (Request(q, (Message("user", q),)) for q in questions())
-        answers = teacher.answers(requests)
+        answers = teacher.answers(Requests(requests))
         await anext(answers)
         await answers.aclose()
 
@@ -208,7 +209,7 @@ def test_requests_are_pulled_as_they_are_needed() -> None:
 def test_cancelling_ends_at_once() -> None:
     async def cancelled(teacher: Any) -> float:
         async def consume() -> None:
-            async for _ in teacher.answers([Request("a", (Message("user", "a"),))]):
+            async for _ in teacher.answers(Requests([Request("a", (Message("user", "a"),))])):
                 pass
 
         task = asyncio.create_task(consume())
