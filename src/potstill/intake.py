@@ -14,8 +14,9 @@ from typing import TextIO
 
 from .errors import DataError
 from .readers import check_file, read_file
-from .rows import ColumnNames, bare_meta, content_id, digest, normalised, prompt_key, question_key, read_row
-from .runfolder import Json, write_rows
+from .rows import ColumnNames, Keyed, bare_meta, content_id, digest, read_keyed
+from .runfolder import Json, write_lines
+from .splits import taken_line
 from .types import SPLITS, Example
 
 SHOWN = 200
@@ -52,7 +53,7 @@ class FileCount:
 def take_in(sources: Sequence[Source], columns: ColumnNames | None, target: Path, rejected: Path) -> list[FileCount]:
     """Writes `target`/<split>.jsonl, and adapt.jsonl where the teacher has files of its own; and the rejected rows.
 
-    A row is an Example with its `prompt_key` and `question_key`. Sources of one split are read in the order given, test
+    A row is an Example with its keys before it, as `splits.taken_line` writes them. Sources of one split are read in the order given, test
     before validation before train, so that in a quarrel over an id the test row keeps it. Raises DataError when a file as
     a whole cannot be used, for most causes before anything is written.
     """
@@ -69,30 +70,28 @@ def take_in(sources: Sequence[Source], columns: ColumnNames | None, target: Path
             if split == ADAPT and not mine:
                 (target / "adapt.jsonl").unlink(missing_ok=True)
                 continue
-            write_rows(target / f"{split}.jsonl", _split_rows(mine, columns, set() if split == ADAPT else ids, bin_file, known))
+            write_lines(target / f"{split}.jsonl", _split_rows(mine, columns, set() if split == ADAPT else ids, bin_file, known))
     part.replace(rejected)
     return counts
 
 
 def _split_rows(
     files: Sequence[tuple[Source, FileCount]], columns: ColumnNames | None, ids: set[bytes], rejected: TextIO, told: set[Path]
-) -> Iterator[Json]:
+) -> Iterator[bytes]:
     """The rows of one split. The rejected rows of the files in `told` stand in `rejected` already."""
     seen: set[bytes] = set()
     for source, count in files:
-        for example in _examples(source, columns, count, None if source.path in told else rejected):
-            prompt = prompt_key(example.messages)
-            content = digest(prompt, "gold" if example.gold is not None else "none", normalised(example.gold or ""))
+        for row in _examples(source, columns, count, None if source.path in told else rejected):
+            content = digest(row.prompt, "none" if row.example.gold is None else "gold", row.gold)
             if content in seen:
                 count.duplicates += 1
                 continue
             seen.add(content)
             count.kept += 1
-            keys = {"prompt_key": digest(prompt).hex(), "question_key": digest(question_key(example.messages)).hex()}
-            yield {**_with_own_id(example, ids).as_dict(), **keys}
+            yield taken_line(_with_own_id(row, ids))
 
 
-def _examples(source: Source, columns: ColumnNames | None, count: FileCount, rejected: TextIO | None) -> Iterator[Example]:
+def _examples(source: Source, columns: ColumnNames | None, count: FileCount, rejected: TextIO | None) -> Iterator[Keyed]:
     wanted = columns if source.has_gold or columns is None else replace(columns, gold=None)
     for raw in read_file(source.path):
         count.read += 1
@@ -100,11 +99,11 @@ def _examples(source: Source, columns: ColumnNames | None, count: FileCount, rej
         problem = raw.problem
         if raw.row is not None:
             try:
-                example = read_row(raw.row, place, wanted)
+                found = read_keyed(raw.row, place, wanted)
             except DataError as error:
                 problem = str(error)
             else:
-                yield example if source.has_gold else without_gold(example)
+                yield found if source.has_gold else found._replace(example=without_gold(found.example), gold="")
                 continue
         assert problem is not None
         count.rejected[problem.partition(":")[0]] += 1
@@ -118,12 +117,12 @@ def without_gold(example: Example) -> Example:
     return replace(example, gold=None, meta=bare_meta(example.meta))
 
 
-def _with_own_id(example: Example, ids: set[bytes]) -> Example:
-    """The example with an id that no row before it has: its own, or its own with the beginning of its content's hash."""
-    name, number = example.id, 0
-    while digest(name) in ids:
+def _with_own_id(row: Keyed, ids: set[bytes]) -> Keyed:
+    """The row with an id that no row before it has: its own, or its own with the beginning of its content's hash."""
+    name, number = row.example.id, 0
+    while (mark := digest(name)) in ids:
         number += 1
-        mark = content_id(example.messages, example.gold)[:8]
-        name = f"{example.id}~{mark}" if number == 1 else f"{example.id}~{mark}.{number}"
-    ids.add(digest(name))
-    return example if name == example.id else replace(example, id=name)
+        content = content_id(row.prompt, row.gold)[:8]
+        name = f"{row.example.id}~{content}" if number == 1 else f"{row.example.id}~{content}.{number}"
+    ids.add(mark)
+    return row if number == 0 else row._replace(example=replace(row.example, id=name))

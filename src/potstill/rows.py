@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import DataError
 from .texts import normalised as normalised
@@ -24,6 +24,7 @@ GOLD_NAMES = ("completion", "response", "answer")
 ROLES = ("system", "user", "assistant")
 _MAX_ID = 200
 _MAX_NAMES = 160
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,22 @@ class ColumnNames:
     id: str | None = None
 
 
+class Keyed(NamedTuple):
+    """An example with what it is recognised by: its `prompt_key`, its `question_key` and its gold, normalised."""
+
+    example: Example
+    prompt: str
+    question: str
+    gold: str
+
+
 def read_row(row: Mapping[str, Any], source: str, columns: ColumnNames | None = None) -> Example:
     """The Example in a row. Raises DataError("category: detail") when there is none; `source` is "file:line"."""
+    return read_keyed(row, source, columns).example
+
+
+def read_keyed(row: Mapping[str, Any], source: str, columns: ColumnNames | None = None) -> Keyed:
+    """`read_row` with the keys, each made once: normalising is the dearest part of taking a row in."""
     if columns is not None:
         messages, gold, used = _flat(row, columns)
     elif row.get("messages") is not None:
@@ -45,25 +60,38 @@ def read_row(row: Mapping[str, Any], source: str, columns: ColumnNames | None = 
         used = {"messages"}
     else:
         messages, gold, used = _flat(row, _usual_columns(row))
-    used |= {"meta"} if isinstance(_decoded(row.get("meta")), Mapping) else set()
-    meta = {**{key: value for key, value in row.items() if key not in used}, **_meta(row)}
+    own_meta = _decoded(row.get("meta"))
+    has_meta = isinstance(own_meta, Mapping)
+    meta = {key: value for key, value in row.items() if key not in used and not (has_meta and key == "meta")}
+    meta.update(own_meta if has_meta else {})
+    prompt, question = _keys(messages)
+    plain = "" if gold is None else normalised(gold)
     id_column = columns.id if columns is not None and columns.id else "id"
-    return Example(_own_id(meta, id_column) or content_id(messages, gold), messages, gold, meta, source)
+    name = _own_id(meta, id_column) or content_id(prompt, plain)
+    return Keyed(Example(name, messages, gold, meta, source), prompt, question, plain)
 
 
-def content_id(messages: Sequence[Message], gold: str | None) -> str:
-    """An id that is the same wherever the same content stands."""
-    return digest(prompt_key(messages), "" if gold is None else normalised(gold)).hex()[:16]
+def content_id(prompt: str, gold: str) -> str:
+    """An id that is the same wherever the same content stands: of a `prompt_key` and the normalised gold ("" for none)."""
+    return digest(prompt, gold).hex()[:16]
 
 
 def prompt_key(messages: Iterable[Message]) -> str:
     """The same for two prompts that differ in case, width or white space alone; the system message counts."""
-    return json.dumps([[message.role, normalised(message.content)] for message in messages], ensure_ascii=False)
+    return _keys(messages)[0]
 
 
 def question_key(messages: Iterable[Message]) -> str:
     """`prompt_key` without the system message: what a test question is recognised by."""
-    return prompt_key(message for message in messages if message.role != "system")
+    return _keys(messages)[1]
+
+
+def _keys(messages: Iterable[Message]) -> tuple[str, str]:
+    """Both keys: JSON lists of [role, normalised text]."""
+    parts = [(message.role, f'["{message.role}", {_quoted(normalised(message.content))}]') for message in messages]
+    prompt = f"[{', '.join([part for _, part in parts])}]"
+    spoken = [part for role, part in parts if role != "system"]
+    return prompt, prompt if len(spoken) == len(parts) else f"[{', '.join(spoken)}]"
 
 
 def digest(*parts: str) -> bytes:
@@ -124,7 +152,7 @@ def _split(messages: Sequence[Any]) -> tuple[tuple[Message, ...], str | None]:
 
 
 def _message(message: Any, number: int, is_last: bool) -> Message:
-    if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+    if not isinstance(message, dict) or "role" not in message or "content" not in message:
         raise DataError(f"missing keys: message {number} must be an object with 'role' and 'content'")
     role = message["role"]
     if role not in ROLES:
@@ -171,11 +199,6 @@ def _decoded(value: Any) -> Any:
         return value
     is_chat = isinstance(found, list) and all(isinstance(part, Mapping) and "role" in part for part in found)
     return found if is_chat or isinstance(found, Mapping) else value
-
-
-def _meta(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = _decoded(row.get("meta"))
-    return found if isinstance(found, Mapping) else {}
 
 
 def _own_id(meta: Mapping[str, Any], column: str) -> str | None:

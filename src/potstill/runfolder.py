@@ -145,12 +145,18 @@ def read_json(path: Path) -> Any:
 
 def write_rows(path: Path, rows: Iterable[Json]) -> int:
     """Writes JSON lines atomically, streaming; returns how many."""
+    encode = json.JSONEncoder(ensure_ascii=False).encode
+    return write_lines(path, (f"{encode(row)}\n".encode() for row in rows))
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> int:
+    """Writes whole lines atomically, streaming; returns how many."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     count = 0
-    with part.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    with part.open("wb") as file:
+        for line in lines:
+            file.write(line)
             count += 1
         file.flush()
         os.fsync(file.fileno())

@@ -23,6 +23,8 @@ def normalised(text: str) -> str:
     >>> normalised("  Ｆｕｌｌ\\u00a0Width\\n STRASSE ") == normalised("full width straße")
     True
     """
+    if text.isascii():  # the same, several times faster
+        return " ".join(text.lower().split())
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(folded.split())
 
