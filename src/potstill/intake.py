@@ -53,9 +53,9 @@ class FileCount:
 def take_in(sources: Sequence[Source], columns: ColumnNames | None, target: Path, rejected: Path) -> list[FileCount]:
     """Writes `target`/<split>.jsonl, and adapt.jsonl where the teacher has files of its own; and the rejected rows.
 
-    A row is an Example with its keys before it, as `splits.taken_line` writes them. Sources of one split are read in the order given, test
-    before validation before train, so that in a quarrel over an id the test row keeps it. Raises DataError when a file as
-    a whole cannot be used, for most causes before anything is written.
+    A row is an Example with its keys before it, as `splits.taken_line` writes them. Sources of one split are read in the
+    order given, test before validation before train, so that in a quarrel over an id the test row keeps it. Raises
+    DataError when a file as a whole cannot be used, for most causes before anything is written.
     """
     for source in sources:
         check_file(source.path)
