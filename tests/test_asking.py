@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import pytest
 from chat_server import ChatServer
 from pydantic import Field
 
-from potstill.asking import ask, recorded
-from potstill.contracts import Teacher
+from potstill.asking import PENDING, Asked, Asking, Inquiry, once, replay
+from potstill.asking import ask as ask_all
+from potstill.budget import Budget, BudgetError, Purse
+from potstill.contracts import Requests, Teacher
 from potstill.errors import TeacherError
-from potstill.journal import Journal
+from potstill.journal import Journal, Payer, Spend
 from potstill.plugins import load_plugin
 from potstill.types import Message, Reply, Request, Sampling
 
@@ -29,8 +31,8 @@ class Counting(Teacher):
     def identity(self) -> Mapping[str, Any]:
         return {"model": self.name}
 
-    async def answers(self, requests: Iterable[Request]) -> AsyncIterator[tuple[Request, Reply]]:
-        for request in requests:
+    async def answers(self, requests: Requests) -> AsyncIterator[tuple[Request, Reply]]:
+        async for request in requests:
             question = request.messages[-1].content
             if question == self.ends_at:
                 raise TeacherError("no credit left")
@@ -44,6 +46,19 @@ class Counting(Teacher):
 def _requests(questions: Iterable[str], system: str = "Be kind.", **sampling: Any) -> Iterator[Request]:
     for n, question in enumerate(questions):
         yield Request(f"row {n}", (Message("system", system), Message("user", question)), Sampling(**sampling))
+
+
+def ask(
+    teacher: Teacher, requests: Iterable[Request], journal: Journal, use: Callable[[Request, Reply], None] | None = None
+) -> Asked:
+    asking = Asking(teacher, map(once, requests), lambda pair: use(*pair) if use else None)
+    ask_all([asking], journal)
+    return asking.spent
+
+
+def recorded(teacher: Teacher, requests: Iterable[Request], journal: Journal) -> Iterator[tuple[Request, Reply | None]]:
+    for request, reply in replay(teacher, map(once, requests), journal):
+        yield request, None if reply == PENDING else reply
 
 
 def test_only_what_is_missing_is_asked(tmp_path: Path) -> None:
@@ -149,3 +164,92 @@ def test_two_jobs_share_the_journal_and_a_changed_prompt_pays_for_itself_alone(t
             with Journal(tmp_path / "journal.sqlite") as journal:
                 ask(teacher, _requests(questions), journal)
         assert server.asked == {"a": 1, "b": 1, "b, changed": 1, "c": 1}
+
+
+def _chat(number: int, questions: str) -> Inquiry[tuple[int, list[str]]]:
+    """Asks turn by turn, each with the answers before it."""
+    messages: tuple[Message, ...] = ()
+    said = []
+    for question in questions:
+        messages = (*messages, Message("user", question))
+        reply = yield Request(f"row {number}", messages)
+        if reply.error is not None:
+            break
+        said.append(reply.text)
+        messages = (*messages, Message("assistant", reply.text))
+    return number, said
+
+
+def test_an_inquiry_goes_on_with_what_it_was_answered_and_is_walked_again_for_nothing(tmp_path: Path) -> None:
+    chats = ["abc", "abd", "x", ""]
+    found: dict[int, list[str]] = {}
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        teacher = Counting()
+        ask_all([Asking(teacher, (_chat(n, c) for n, c in enumerate(chats)), lambda pair: found.update([pair]))], journal)
+        assert found == {0: ["A", "B", "C"], 1: ["A", "B", "D"], 2: ["X"], 3: []}
+        assert sorted(teacher.asked) == ["a", "b", "c", "d", "x"]  # "a", then "b" after "A", are the same for two rows
+        again = Counting()
+        ask_all([Asking(again, [_chat(0, "abce")], lambda pair: found.update([pair]))], journal)
+        assert (again.asked, found[0]) == (["e"], ["A", "B", "C", "E"])
+        assert list(replay(again, (_chat(n, c) for n, c in enumerate(["abd", "aq"])), journal)) == [
+            (0, ["A", "B", "D"]),
+            (1, ["A"]),
+        ]
+
+
+def test_several_teachers_are_asked_in_one_round_and_each_pays_for_itself(tmp_path: Path) -> None:
+    payers = [Payer("run", "generate", name) for name in ("one", "two")]
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        askings = [Asking(Counting(name=payer.teacher), map(once, _requests("ab")), lambda _: None, payer) for payer in payers]
+        ask_all(askings, journal)
+        ask_all([Asking(Counting(name="one", fails=("c",)), map(once, _requests("abc")), lambda _: None, payers[0])], journal)
+        spent = journal.spent("run")
+    assert spent[payers[0]] == Spend(2, 1, 2, 4, 1.0, 1, 3)
+    assert spent[payers[1]] == Spend(2, 0, 2, 4, 1.0, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("budget", "asked"),
+    [({"max_requests": 7}, 7), ({"max_tokens": 100}, 0), ({"max_cost_usd": 4.2}, 8)],
+    ids=["requests", "tokens", "dollars"],
+)
+def test_the_cap_is_never_passed_and_a_higher_one_goes_on(budget: dict[str, Any], asked: int, tmp_path: Path) -> None:
+    class Priced(Counting):
+        def price(self) -> Any:
+            return self
+
+        def cost(self, prompt_tokens: int | None, completion_tokens: int | None) -> float:
+            return 0.5
+
+    questions = [f"question {n}" for n in range(40)]
+    payer = Payer("run", "generate", "counting")
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        teacher = Priced()
+        purse = Purse(Budget(**budget), Spend())
+        with pytest.raises(BudgetError, match=f"the budget is used up .*budget.{next(iter(budget))}"):
+            ask_all([Asking(teacher, map(once, _requests(questions, max_tokens=2)), lambda _: None, payer)], journal, purse)
+        assert len(teacher.asked) >= 5
+        assert (len(teacher.asked) == asked) or "max_tokens" in budget
+        spent = journal.spent("run")[payer]
+        assert spent.requests <= budget.get("max_requests", 99)
+        assert spent.cost_usd <= budget.get("max_cost_usd", 99)
+        assert spent.prompt_tokens + spent.completion_tokens <= budget.get("max_tokens", 9999)
+        more = Priced()
+        purse = Purse(Budget(max_requests=1000, max_cost_usd=1000, max_tokens=10**6), spent)
+        ask_all([Asking(more, map(once, _requests(questions, max_tokens=2)), lambda _: None, payer)], journal, purse)
+        assert sorted(teacher.asked + more.asked) == sorted(questions)
+
+
+def test_a_gate_holds_the_rest_back_until_it_opens(tmp_path: Path) -> None:
+    teacher = Counting()
+    at_opening: list[int] = []
+
+    def use(pair: tuple[Request, Reply]) -> None:
+        if int(pair[0].example_id.split()[1]) == 3:
+            at_opening.append(len(teacher.asked))
+
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        asking = Asking(teacher, map(once, _requests("abcdefgh")), use, may_start=lambda: float("inf") if at_opening else 4)
+        ask_all([asking], journal)
+    assert at_opening == [4]
+    assert len(teacher.asked) == 8

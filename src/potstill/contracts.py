@@ -71,6 +71,14 @@ class Task(Plugin):
         del example
         return (Taught(text),)
 
+    def labels_asked(self) -> tuple[str, ...]:
+        """The closed set that an answer is chosen from, for teachers that give label probabilities; () where it is open."""
+        return ()
+
+    def schema(self) -> str | None:
+        """The JSON schema, as text, that teachers with structured output are held to; None for free text."""
+        return None
+
     @abstractmethod
     def read(self, text: str) -> str | None:
         """The answer in a model's text, normalised; None when there is none to be read."""
@@ -130,7 +138,8 @@ class AdaptSettings(BaseModel):
 class Requests:
     """What a teacher is to answer, handed out as it may be asked: an answer may lead to more, and a budget to fewer.
 
-    A teacher that asks one by one writes `async for request in requests`; one that asks many at a time calls `take`.
+    A teacher that asks one by one writes `async for request in requests`; one that asks many at a time calls `take`. Every
+    request that is taken is answered, with a Reply that has an `error` at worst: others may wait for it.
     """
 
     def __init__(self, requests: Iterable[Request]) -> None:
