@@ -27,7 +27,11 @@ from .types import Reply
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 RETRIED = frozenset({408, 409, 425, 429})
-NO_CREDIT = ("insufficient_quota", "insufficient balance", "insufficient_balance", "billing_hard_limit_reached")
+NO_CREDIT = (
+    *("insufficient_quota", "insufficient balance", "insufficient_balance", "billing_hard_limit_reached"),  # OpenAI, DeepSeek
+    *("credit balance is too low", "billing_error", "enforced_spend_limit_reached"),  # Anthropic
+    *("specified api usage limits", "specified workspace api usage limits"),
+)
 REFUSED_KEY = ("invalid_api_key", "incorrect api key")
 LONGEST_RETRY_AFTER_S = 3600.0
 LONGEST_BACKOFF_S = 60.0
@@ -227,14 +231,7 @@ class Endpoint:
         return None
 
     def _said(self, body: Any, data: bytes) -> str:
-        """What the endpoint said, short, on one line, with nothing in it that looks like a key."""
-        error = body.get("error") if isinstance(body, dict) else body
-        if isinstance(error, dict):
-            told = " ".join(str(error[name]) for name in ("code", "type", "message") if error.get(name))
-        else:
-            told = error if isinstance(error, str) else data[: 4 * SHOWN_CHARACTERS].decode(errors="replace")
-        shown = told.replace(self.secret, "***") if self.secret else told
-        return " ".join(KEY_LIKE.sub("***", shown).split())[:SHOWN_CHARACTERS] or "nothing"
+        return said_by(body, data, self.secret)
 
     def _exhausted(self, reply: Reply, fault: _PassingError) -> Reply | None:
         if fault.unreachable:
@@ -277,6 +274,23 @@ class Endpoint:
             await asyncio.wait_for(self._stopped.wait(), seconds)
         except TimeoutError:
             return
+
+
+def said_by(body: Any, data: bytes, secret: str | None) -> str:
+    """What an endpoint said, short, on one line, with nothing in it that looks like a key.
+
+    >>> said_by({"error": {"code": "odd", "message": "Bearer sk-123456789 is unknown"}}, b"", None)
+    'odd *** is unknown'
+    """
+    error = body.get("error") if isinstance(body, dict) else body
+    if isinstance(error, dict):
+        details = error.get("details")
+        more = {"error_code": details.get("error_code")} if isinstance(details, dict) else {}
+        told = " ".join(str(part) for part in map({**error, **more}.get, ("code", "type", "error_code", "message")) if part)
+    else:
+        told = error if isinstance(error, str) else data[: 4 * SHOWN_CHARACTERS].decode(errors="replace")
+    shown = told.replace(secret, "***") if secret else told
+    return " ".join(KEY_LIKE.sub("***", shown).split())[:SHOWN_CHARACTERS] or "nothing"
 
 
 def _retry_after(value: str | None) -> float | None:
