@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .types import Example, Message, Reply, Request, Sampling, Signal
+from .types import INSTRUCTION_OF_AIM, Example, Message, Reply, Request, Sampling, Signal
 
 if TYPE_CHECKING:
     import torch
@@ -54,8 +54,7 @@ class Task(Plugin):
 
     def prompt(self, example: Example, aim: str = "answer") -> tuple[Message, ...]:
         """The messages that the student gets, in training and in evaluation; `aim` as in `taught`."""
-        del aim  # most tasks have one aim
-        return extended(example.messages, self.system_prompt)
+        return extended(extended(example.messages, self.system_prompt), INSTRUCTION_OF_AIM.get(aim))
 
     def teacher_prompt(self, example: Example) -> tuple[Message, ...]:
         """The messages that a teacher gets: the student's, unless the task asks teachers for more (a chain of thought)."""
@@ -66,10 +65,20 @@ class Task(Plugin):
         """The longest answer asked of a teacher, in tokens."""
         return self.max_answer_tokens
 
+    @property
+    def max_student_tokens(self) -> int:
+        """The longest answer asked of a student, in tokens: more where it learns to reason before it answers."""
+        return self.max_answer_tokens
+
     def taught(self, example: Example, text: str) -> Sequence[Taught]:
         """What the student learns from a teacher's text or the gold: one lesson, or several that are weighted."""
         del example
         return (Taught(text),)
+
+    def unusable(self, text: str) -> str | None:
+        """Why a teacher's text may not teach though an answer is read in it (too long a summary); another sample may."""
+        del text
+        return None
 
     def labels_asked(self) -> tuple[str, ...]:
         """The closed set that an answer is chosen from, for teachers that give label probabilities; () where it is open."""
