@@ -33,6 +33,8 @@ NO_CREDIT = (
     *("specified api usage limits", "specified workspace api usage limits"),
 )
 REFUSED_KEY = ("invalid_api_key", "incorrect api key")
+FINAL_REASONS = frozenset({"length", "content_filter"})
+"""Why an answer without text ended so that the same question would end the same way."""
 LONGEST_RETRY_AFTER_S = 3600.0
 LONGEST_BACKOFF_S = 60.0
 ROWS_BEFORE_GIVING_UP = 16
@@ -146,7 +148,7 @@ class Endpoint:
     async def ask(self, question: Question, read: ReadReply, again: Callable[[], bool] = lambda: True) -> Reply | None:
         """The reply, one with `error` when this row failed, or None when `fatal` left it unasked.
 
-        `read` turns the JSON body into a Reply; one with `error` is asked for again, except after finish reason "length",
+        `read` turns the JSON body into a Reply; one with `error` is asked for again, except after a final finish reason,
         and as long as `again` says that the row may be sent once more.
         """
         cost: float | None = 0.0
@@ -171,7 +173,7 @@ class Endpoint:
             if reply.error is None:
                 self._answered_once, self._faults_in_a_row = True, 0
                 return reply
-            if attempt == self.patience.max_attempts or reply.finish_reason == "length" or not again():
+            if attempt == self.patience.max_attempts or reply.finish_reason in FINAL_REASONS or not again():
                 return self._exhausted(reply, failure)
             await self._back_off(attempt, failure)
         raise AssertionError("max_attempts is at least 1")
@@ -239,7 +241,7 @@ class Endpoint:
                 TeacherError(f"teacher endpoint: {fault}; start the server or correct base_url, then run again to go on")
             )
             return None
-        return self._failed(reply, endpoint_fault=reply.finish_reason != "length")
+        return self._failed(reply, endpoint_fault=reply.finish_reason not in FINAL_REASONS)
 
     def _failed(self, reply: Reply, *, endpoint_fault: bool) -> Reply:
         if endpoint_fault or not self._answered_once:
