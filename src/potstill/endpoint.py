@@ -1,64 +1,39 @@
-"""Asks an HTTP endpoint that answers in JSON, with patience: retries, backoff, Retry-After, and the sense to give up.
+"""Asks HTTP endpoints that answer in JSON, with patience: retries, backoff, limits, and the sense to give up.
 
-Three kinds of fault: of the endpoint for now (asked again), of one row (that row fails, no other), and of the whole job (a
-refused key, no credit, nobody there: `fatal`, after which nothing more is asked and what is under way may still arrive).
+    async with open_session(service) as session, Endpoint(session, service) as endpoint:
+        reply = await endpoint.ask(Question(body, key), read)
+
+What cannot get better (`http_faults`) is `fatal`: nothing more is asked, and what is under way may still arrive.
 """
 
 from __future__ import annotations
 
 import asyncio
-import email.utils
+import errno
 import json
-import random
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any
 
 import aiohttp
 from yarl import URL
 
 from .credentials import Credential
 from .errors import TeacherError
-from .limits import Limits
+from .http_faults import FaultReader, HttpAnswer, PassingError, RateLimitError, RowError, SlowError, UnreachableError
+from .limits import Limits, Needs
+from .pool import NO_NEEDS, Patience, Place, Pool, Turn
 from .types import Reply
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-RETRIED = frozenset({408, 409, 425, 429})
-NO_CREDIT = (
-    *("insufficient_quota", "insufficient balance", "insufficient_balance", "billing_hard_limit_reached"),  # OpenAI, DeepSeek
-    *("credit balance is too low", "billing_error", "enforced_spend_limit_reached"),  # Anthropic
-    *("specified api usage limits", "specified workspace api usage limits"),
-)
-REFUSED_KEY = ("invalid_api_key", "incorrect api key")
-FINAL_REASONS = frozenset({"length", "content_filter"})
-"""Why an answer without text ended so that the same question would end the same way."""
-LONGEST_RETRY_AFTER_S = 3600.0
-LONGEST_BACKOFF_S = 60.0
 ROWS_BEFORE_GIVING_UP = 16
-SHOWN_CHARACTERS = 200
-KEY_LIKE = re.compile(r"\b(sk|hf|gsk|key)[-_][-_A-Za-z0-9*]{6,}|Bearer \S+")
+FINAL = ("length", "content_filter")
+"""Finish reasons after which the same question would end the same way, with or without a text."""
+PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
 
 ReadReply = Callable[[Mapping[str, Any]], Reply]
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long and how often one row is asked."""
-
-    timeout_s: float = 120.0
-    max_attempts: int = 6
-    backoff_s: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One POST; the same idempotency key goes with each attempt, so a server that knows it does the work once."""
-
-    body: Mapping[str, Any]
-    idempotency_key: str
 
 
 def plain_urls(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -67,11 +42,12 @@ def plain_urls(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
     >>> plain_urls("http://127.0.0.1:8000/v1/")
     'http://127.0.0.1:8000/v1'
     """
-    if isinstance(value, tuple):
-        if not value or len(set(value)) < len(value):
-            raise ValueError("base_url must name at least one address, and none twice")
-        return tuple(_plain_url(url) for url in value)
-    return _plain_url(value)
+    if isinstance(value, str):
+        return _plain_url(value)
+    urls = tuple(_plain_url(url) for url in value)
+    if not urls or len(set(urls)) < len(urls):
+        raise ValueError("base_url must name at least one address, and none twice")
+    return urls
 
 
 def _plain_url(value: str) -> str:
@@ -93,7 +69,7 @@ class Service:
     base_urls: tuple[str, ...]
     path: str
     credential: Credential
-    patience: Patience = Patience()
+    patience: Patience = field(default_factory=Patience)
     limits: Limits = field(default_factory=Limits)
     headers: Mapping[str, str] = field(default_factory=dict)
     query: str = ""
@@ -105,28 +81,21 @@ class Service:
 
 def open_session(service: Service) -> aiohttp.ClientSession:
     """A session that sends the service's headers; raises TeacherError where the key is missing or cannot be sent."""
-    proxied = any(URL(url).host not in LOOPBACK for url in service.base_urls)
-    connector = aiohttp.TCPConnector(limit=service.limits.max_concurrency)
+    proxied = any(URL(url).host not in LOOPBACK for url in service.base_urls)  # the user's proxy is not for this machine
+    connector = aiohttp.TCPConnector(limit=0)  # the pool counts
     return aiohttp.ClientSession(headers=service.sent_headers(), trust_env=proxied, connector=connector)
 
 
-class _Answered(NamedTuple):
-    status: int
-    retry_after: str | None
-    data: bytes
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One POST; the same idempotency key goes with each attempt, so a server that knows it does the work once.
 
+    An empty key is not sent. `needs` are the tokens that it takes, for limits on tokens.
+    """
 
-class _PassingError(Exception):
-    """This attempt failed by the endpoint's fault; `wait_s` is what its Retry-After asks for."""
-
-    def __init__(self, reason: str, *, wait_s: float | None = None, unreachable: bool = False) -> None:
-        super().__init__(reason)
-        self.wait_s = wait_s
-        self.unreachable = unreachable
-
-
-class _RowError(Exception):
-    """The endpoint refuses this row; asking again would not help."""
+    body: Mapping[str, Any]
+    idempotency_key: str = ""
+    needs: Needs = NO_NEEDS
 
 
 class Endpoint:
@@ -134,123 +103,141 @@ class Endpoint:
 
     def __init__(self, session: aiohttp.ClientSession, service: Service) -> None:
         self.session = session
-        self.url = f"{service.base_urls[0]}{service.path}{service.query}"
+        self.service = service
         self.patience = service.patience
-        self.give_up_rows = max(ROWS_BEFORE_GIVING_UP, service.limits.max_concurrency)
-        self.secret = service.credential.secret()
-        self.hint = service.credential.hint()
+        self.pool = Pool(service.base_urls, service.limits, service.patience, self._is_alive, self._all_gone)
         self.fatal: TeacherError | None = None
+        self.give_up_rows = max(ROWS_BEFORE_GIVING_UP, service.limits.max_concurrency)
+        self._readers = {url: FaultReader(self._url(url), service.credential) for url in service.base_urls}
+        self._urls = {url: URL(self._url(url)) for url in service.base_urls}
+        self._timeout = aiohttp.ClientTimeout(total=service.patience.timeout_s)
         self._stopped = asyncio.Event()
-        self._not_before = 0.0
         self._answered_once = False
-        self._faults_in_a_row = 0
+        self._failed_in_a_row = 0
+        self._unreachable = ""
+
+    async def __aenter__(self) -> Endpoint:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.pool.close()
 
     async def ask(self, question: Question, read: ReadReply, again: Callable[[], bool] = lambda: True) -> Reply | None:
         """The reply, one with `error` when this row failed, or None when `fatal` left it unasked.
 
-        `read` turns the JSON body into a Reply; one with `error` is asked for again, except after a final finish reason,
-        and as long as `again` says that the row may be sent once more.
+        `read` turns the JSON body into a Reply; one with `error` is asked for again, except after a FINAL finish reason, and
+        as long as `again` says that the row may be sent once more. `attempts` and `cost_usd` are those of all attempts.
         """
+        attempts, worn, answers = 0, 0.0, 0
         cost: float | None = 0.0
-        for attempt in range(1, self.patience.max_attempts + 1):
-            await self._wait_for_turn()
-            if self.fatal is not None:
+        place: Place | None = None
+        while True:
+            turn = await self.pool.turn(question.needs, avoid=place)
+            if turn is None:
                 return None
-            start = time.perf_counter()
+            place, start = turn.place, time.perf_counter()
+            attempts += 1
             try:
-                reply = read(await self._attempt(question))
+                reply, fault = await self._attempt(turn, question, read, answers)
             except TeacherError as error:
                 self._give_up(error)
                 return None
-            except _RowError as fault:
-                return self._failed(Reply("", "error", attempts=attempt, cost_usd=cost, error=str(fault)), endpoint_fault=False)
-            except _PassingError as fault:
-                reply, failure = Reply("", "error", cost_usd=0.0, error=str(fault)), fault
-            else:
-                failure = _PassingError(reply.error or "")
+            finally:
+                self.pool.back(turn)
             cost = None if cost is None or reply.cost_usd is None else cost + reply.cost_usd
-            reply = replace(reply, attempts=attempt, cost_usd=cost, latency_s=round(time.perf_counter() - start, 4))
+            reply = replace(reply, attempts=attempts, cost_usd=cost, latency_s=round(time.perf_counter() - start, 4))
             if reply.error is None:
-                self._answered_once, self._faults_in_a_row = True, 0
+                self._answered_once, self._failed_in_a_row = True, 0
                 return reply
-            if attempt == self.patience.max_attempts or reply.finish_reason in FINAL_REASONS or not again():
-                return self._exhausted(reply, failure)
-            await self._back_off(attempt, failure)
-        raise AssertionError("max_attempts is at least 1")
+            answers += fault is None
+            worn += fault.counts if isinstance(fault, PassingError) else 1.0
+            is_of_row = isinstance(fault, RowError) or reply.finish_reason in FINAL
+            if is_of_row or worn >= self.patience.max_attempts or not again():
+                return self._failed(reply, is_of_row=is_of_row)
+            if not (isinstance(fault, UnreachableError) or (isinstance(fault, PassingError) and fault.wait_s)):
+                await self._sleep(self.patience.pause(max(1, int(worn))))
 
-    async def _attempt(self, question: Question) -> Mapping[str, Any]:
-        answered = await self._post(question)
+    async def _attempt(
+        self, turn: Turn, question: Question, read: ReadReply, answers: int
+    ) -> tuple[Reply, PassingError | RowError | None]:
+        """One POST and what became of it. Raises TeacherError when nothing more should be asked."""
+        headers: Mapping[str, str] = {}
         try:
-            body = json.loads(answered.data)
-        except ValueError:
-            body = None
-        said = self._said(body, answered.data)
-        if answered.status != 200:
-            raise self._fault(answered, said)
-        if not isinstance(body, dict):
-            raise _PassingError(f"the endpoint answered something that is not a JSON object: {said}")
-        if body.get("error"):
-            raise self._credit_or_key(said) or _PassingError(f"the endpoint answered an error with status 200: {said}")
-        return body
+            answer = await self._post(turn.place, question, answers)
+            headers = answer.headers
+            reply = read(self._readers[turn.place.base_url].body(answer, has_answered=turn.place.has_answered))
+        except RowError as fault:
+            return Reply("", fault.reason, cost_usd=0.0, error=str(fault)), fault
+        except PassingError as fault:
+            self._heed(turn, fault, headers)
+            return Reply("", "error", cost_usd=0.0, error=str(fault)), fault
+        if reply.error is None:
+            used = (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)
+            self.pool.answered(turn, headers, used or None)
+        elif reply.finish_reason not in FINAL:
+            self.pool.troubled(turn)
+        return reply, None
 
-    async def _post(self, question: Question) -> _Answered:
-        timeout = aiohttp.ClientTimeout(total=self.patience.timeout_s)
-        headers = {"Idempotency-Key": question.idempotency_key}
+    def _heed(self, turn: Turn, fault: PassingError, headers: Mapping[str, str]) -> None:
+        if fault.is_overload or fault.wait_s is not None:
+            self.pool.busy(turn, headers, fault.wait_s)
+        if isinstance(fault, UnreachableError):
+            self._unreachable = str(fault)
+        if not isinstance(fault, RateLimitError):
+            self.pool.troubled(turn, unreachable=isinstance(fault, UnreachableError))
+
+    async def _post(self, place: Place, question: Question, answers: int) -> HttpAnswer:
+        headers = {"Content-Type": "application/json"}
+        if question.idempotency_key:  # an answer that came but was of no use is not wanted once more
+            headers["Idempotency-Key"] = f"{question.idempotency_key}-{answers}" if answers else question.idempotency_key
+        url = self._urls[place.base_url]
+        data = json.dumps(question.body).encode()
         try:
             async with self.session.post(
-                self.url, json=question.body, headers=headers, timeout=timeout, allow_redirects=False
+                url, data=data, headers=headers, timeout=self._timeout, allow_redirects=False
             ) as response:
-                return _Answered(response.status, response.headers.get("Retry-After"), await response.read())
+                return HttpAnswer(response.status, response.headers, await response.read())
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise TeacherError(
+                f"teacher endpoint {url} has a certificate that does not hold ({error}); correct base_url"
+            ) from None
         except aiohttp.ClientConnectorError as error:
-            raise _PassingError(f"no connection to {self.url} ({error.strerror or error.os_error})", unreachable=True) from None
+            if error.os_error.errno in (errno.EMFILE, errno.ENFILE):  # this machine's limit, not the server's
+                raise RateLimitError("too many open files; raise ulimit -n or lower max_concurrency") from None
+            raise UnreachableError(f"no connection to {url} ({error.strerror or error.os_error})") from None
         except TimeoutError:
-            raise _PassingError(f"no answer within {self.patience.timeout_s:g} s") from None
+            raise SlowError(f"no answer within {self.patience.timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _PassingError(f"the connection broke ({type(error).__name__})") from None
+            raise PassingError(f"the connection broke ({type(error).__name__})") from None
 
-    def _fault(self, answered: _Answered, said: str) -> Exception:
-        """What a status other than 200 means. A refusal counts for the whole job until one row has been answered."""
-        status = answered.status
-        told = f"HTTP {status}: {said}"
-        if status == 401 or (status == 403 and not self._answered_once):
-            return TeacherError(f"teacher endpoint {self.url} refuses access (HTTP {status}); {self.hint}")
-        if status == 402 or self._credit_or_key(said):
-            return self._credit_or_key(said) or TeacherError(f"teacher endpoint {self.url} wants to be paid ({told}); add credit")
-        if status in (404, 405) and not self._answered_once:
-            return TeacherError(f"teacher endpoint {self.url} knows no such model or path ({told}); correct base_url or model")
-        if 300 <= status < 400:
-            return TeacherError(f"teacher endpoint {self.url} redirects (HTTP {status}); write the address it redirects to")
-        if status in RETRIED or status >= 500 or status in (404, 405):
-            return _PassingError(told, wait_s=_retry_after(answered.retry_after))
-        return _RowError(told)
+    async def _is_alive(self, base_url: str) -> bool:
+        """Whether a server that was left out answers again; any answer but a server error will do."""
+        try:
+            async with self.session.get(f"{base_url}/models{self.service.query}", timeout=PROBE_TIMEOUT) as response:
+                return response.status < 500
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
 
-    def _credit_or_key(self, said: str) -> TeacherError | None:
-        lowered = said.lower()
-        if any(word in lowered for word in NO_CREDIT):
-            return TeacherError(f"the account at {self.url} has no credit left ({said}); add credit, then run again to go on")
-        if any(word in lowered for word in REFUSED_KEY):
-            return TeacherError(f"teacher endpoint {self.url} refuses access; {self.hint}")
-        return None
+    def _url(self, base_url: str) -> str:
+        return f"{base_url}{self.service.path}{self.service.query}"
 
-    def _said(self, body: Any, data: bytes) -> str:
-        return said_by(body, data, self.secret)
-
-    def _exhausted(self, reply: Reply, fault: _PassingError) -> Reply | None:
-        if fault.unreachable:
-            self._give_up(
-                TeacherError(f"teacher endpoint: {fault}; start the server or correct base_url, then run again to go on")
+    def _all_gone(self) -> None:
+        self._give_up(
+            TeacherError(
+                f"teacher endpoint: {self._unreachable or 'no server is left'}; start the server or correct base_url, then run "
+                "again to go on"
             )
-            return None
-        return self._failed(reply, endpoint_fault=reply.finish_reason not in FINAL_REASONS)
+        )
 
-    def _failed(self, reply: Reply, *, endpoint_fault: bool) -> Reply:
-        if endpoint_fault or not self._answered_once:
-            self._faults_in_a_row += 1
-        if self._faults_in_a_row >= self.give_up_rows:
+    def _failed(self, reply: Reply, *, is_of_row: bool) -> Reply:
+        """Counts a row that failed; too many in a row, and the endpoint is given up."""
+        if not is_of_row or not self._answered_once:
+            self._failed_in_a_row += 1
+        if self._failed_in_a_row >= self.give_up_rows:
             self._give_up(
                 TeacherError(
-                    f"teacher endpoint {self.url} gave no usable answer to {self._faults_in_a_row} rows in a row, the last: "
-                    f"{reply.error}; answers so far are kept, run again to go on"
+                    f"teacher endpoint {self._url(self.service.base_urls[0])} gave no usable answer to {self._failed_in_a_row} "
+                    f"rows in a row, the last: {reply.error}; answers so far are kept, run again to go on"
                 )
             )
         return reply
@@ -258,17 +245,7 @@ class Endpoint:
     def _give_up(self, error: TeacherError) -> None:
         self.fatal = self.fatal or error
         self._stopped.set()
-
-    async def _back_off(self, attempt: int, fault: _PassingError) -> None:
-        if fault.wait_s is not None:  # the whole endpoint is busy: every row waits
-            self._not_before = max(self._not_before, time.monotonic() + fault.wait_s)
-            return
-        longest = min(self.patience.backoff_s * 2.0 ** (attempt - 1), LONGEST_BACKOFF_S)
-        await self._sleep(random.uniform(0.5, 1.0) * longest)
-
-    async def _wait_for_turn(self) -> None:
-        while self.fatal is None and (wait := self._not_before - time.monotonic()) > 0:
-            await self._sleep(wait + random.uniform(0.0, 0.1) * min(wait, 10.0))
+        self.pool.stop()
 
     async def _sleep(self, seconds: float) -> None:
         """Sleeps, or until the whole job gives up."""
@@ -276,39 +253,3 @@ class Endpoint:
             await asyncio.wait_for(self._stopped.wait(), seconds)
         except TimeoutError:
             return
-
-
-def said_by(body: Any, data: bytes, secret: str | None) -> str:
-    """What an endpoint said, short, on one line, with nothing in it that looks like a key.
-
-    >>> said_by({"error": {"code": "odd", "message": "Bearer sk-123456789 is unknown"}}, b"", None)
-    'odd *** is unknown'
-    """
-    error = body.get("error") if isinstance(body, dict) else body
-    if isinstance(error, dict):
-        details = error.get("details")
-        more = {"error_code": details.get("error_code")} if isinstance(details, dict) else {}
-        told = " ".join(str(part) for part in map({**error, **more}.get, ("code", "type", "error_code", "message")) if part)
-    else:
-        told = error if isinstance(error, str) else data[: 4 * SHOWN_CHARACTERS].decode(errors="replace")
-    shown = told.replace(secret, "***") if secret else told
-    return " ".join(KEY_LIKE.sub("***", shown).split())[:SHOWN_CHARACTERS] or "nothing"
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header, which holds seconds or a date (RFC 9110, 10.2.3).
-
-    >>> _retry_after("2.5"), _retry_after("soon"), _retry_after(None)
-    (2.5, None, None)
-    """
-    if value is None:
-        return None
-    if re.fullmatch(r"\d+(\.\d+)?", value.strip()):
-        seconds = float(value)
-    else:
-        try:
-            when = email.utils.parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_S)

@@ -23,7 +23,8 @@ from __future__ import annotations
 import asyncio
 import urllib.error
 import urllib.request
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Annotated, Any, Protocol
 
 from pydantic import AfterValidator, Field
@@ -31,11 +32,17 @@ from yarl import URL
 
 from .contracts import Requests
 from .credentials import Credential, key_reference
-from .endpoint import LOOPBACK, Endpoint, Patience, Question, Service, open_session, plain_urls
+from .endpoint import LOOPBACK, Endpoint, Question, Service, open_session, plain_urls
 from .limits import Limits
+from .pool import Patience
 from .types import Reply, Request
 
 CHECK_TIMEOUT_S = 5.0
+OPEN_PER_REQUEST = 2
+"""How many rows may be open for each that may be under way: the others wait to be asked again."""
+
+MakeQuestion = Callable[[Request], Question]
+ReadBody = Callable[[Request, Mapping[str, Any]], Reply]
 
 BaseUrl = Annotated[
     str | tuple[str, ...],
@@ -84,8 +91,8 @@ def service_of(
 async def ask_all(
     service: Service,
     requests: Requests,
-    question: Callable[[Request], Question],
-    read: Callable[[Request, Mapping[str, Any]], Reply],
+    question: MakeQuestion,
+    read: ReadBody,
 ) -> AsyncGenerator[tuple[Request, Reply], None]:
     """Each request with its reply as they arrive, many under way at once; close it (aclose) to stop at once.
 
@@ -93,34 +100,76 @@ async def ask_all(
     the request is asked again, within max_attempts and as `requests.again` allows. Raises TeacherError at the end, after
     everything that could still arrive, when nothing more can be asked.
     """
-    running: set[asyncio.Task[tuple[Request, Reply | None]]] = set()
-    async with open_session(service) as session:
-        endpoint = Endpoint(session, service)
-
-        async def answer(request: Request) -> tuple[Request, Reply | None]:
-            reply = await endpoint.ask(question(request), lambda body: read(request, body), lambda: requests.again(request))
-            return request, reply
-
+    async with open_session(service) as session, Endpoint(session, service) as endpoint:
+        asking = _Asking(endpoint, requests, question, read)
         try:
-            while True:
-                while len(running) < service.limits.max_concurrency and endpoint.fatal is None:
-                    request = requests.take() if running else await anext(requests, None)
-                    if request is None:
-                        break
-                    running.add(asyncio.create_task(answer(request)))
-                if not running:
-                    break
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    asked, reply = task.result()
-                    if reply is not None:
-                        yield asked, reply
+            while (answered := await asking.arrived.get()) is not None:
+                asking.open.release()
+                yield answered
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asking.close()
     if endpoint.fatal is not None:
         raise endpoint.fatal
+
+
+class _Asking:
+    """Takes requests as the endpoint has room for them, each in a task of its own, so that none waits behind another."""
+
+    def __init__(self, endpoint: Endpoint, requests: Requests, question: MakeQuestion, read: ReadBody) -> None:
+        self.endpoint = endpoint
+        self.requests = requests
+        self.question = question
+        self.read = read
+        self.arrived: asyncio.Queue[tuple[Request, Reply] | None] = asyncio.Queue()
+        """None is the end."""
+        self.open = asyncio.Semaphore(OPEN_PER_REQUEST * endpoint.service.limits.max_concurrency)
+        self._running: set[asyncio.Task[None]] = set()
+        self._fault: BaseException | None = None
+        self._taking = self._start(self._take_all())
+
+    async def close(self) -> None:
+        """Stops what still runs; raises what went wrong in it."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        if self._fault is not None:
+            raise self._fault
+
+    async def _take_all(self) -> None:
+        while True:
+            await self.open.acquire()
+            await self.endpoint.pool.room()
+            if self.endpoint.fatal is not None:
+                return
+            request = self.requests.take()
+            if request is None:
+                request = await anext(self.requests, None)
+            if request is None:
+                return
+            self._start(self._answer(request))
+            await asyncio.sleep(0)  # so that it has its place at the endpoint before room is looked for again
+
+    async def _answer(self, request: Request) -> None:
+        question, again = self.question(request), partial(self.requests.again, request)
+        reply = await self.endpoint.ask(question, partial(self.read, request), again)
+        if reply is not None:
+            self.arrived.put_nowait((request, reply))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None:
+            self._fault = self._fault or fault
+        rows = self._running - {self._taking}
+        waits_in_vain = self.endpoint.fatal is not None  # the taking, for what only an answer would bring
+        if fault is not None or (not rows and (waits_in_vain or self._taking.done())):
+            self.arrived.put_nowait(None)
 
 
 def problems_of(service: Service, path: str = "/models") -> list[str]:

@@ -54,8 +54,9 @@ def test_a_passing_fault_is_asked_again(fault: str) -> None:
         replies = _ask(_teacher(server), ["good", "bad"])
     assert {name: reply.text for name, reply in replies.items()} == {"good": "GOOD", "bad": "BAD"}
     assert (replies["bad"].attempts, server.asked["bad"], server.asked["good"]) == (3, 3, 1)
+    came_whole = fault in ("no choices", "null", "blank")  # a server that knows the key would send the same again
     keys = {headers["Idempotency-Key"] for headers in server.headers}
-    assert len(keys) == 2
+    assert len(keys) == (4 if came_whole else 2)
 
 
 @pytest.mark.parametrize("fault", [fault for fault in PASSING if fault != "429"])
@@ -63,7 +64,8 @@ def test_a_fault_that_stays_fails_its_row_alone(fault: str) -> None:
     with ChatServer(faults={"bad": [f"always {fault}"]}) as server:
         replies = _ask(_teacher(server, max_attempts=3), ["bad", *map(str, range(30))])
     assert len(replies) == 31
-    assert (replies["bad"].text, replies["bad"].attempts, server.asked["bad"]) == ("", 3, 3)
+    times = 12 if fault in ("429 without a header", "503") else 3  # that a server is busy counts a quarter
+    assert (replies["bad"].text, replies["bad"].attempts, server.asked["bad"]) == ("", times, times)
     assert replies["bad"].error
     assert [name for name, reply in replies.items() if reply.error] == ["bad"]
 
