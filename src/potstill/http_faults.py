@@ -30,6 +30,10 @@ NO_CREDIT = (
     "billing_hard_limit_reached",
     "billing_not_active",
     "credit balance is too low",
+    "billing_error",
+    "enforced_spend_limit_reached",
+    "specified api usage limits",
+    "specified workspace api usage limits",
 )
 REFUSED_KEY = ("invalid_api_key", "incorrect api key", "api key not valid", "authentication_error")
 UNKNOWN_MODEL = ("model_not_found", "model not exist", "invalid model", "invalid_model", "deploymentnotfound")
@@ -117,7 +121,9 @@ class FaultReader:
         """What the endpoint said, short, on one line, with nothing in it that looks like a key."""
         error = (body.get("error") or body) if isinstance(body, dict) else body
         if isinstance(error, dict):
-            told = " ".join(str(error[name]) for name in ("code", "type", "message", "detail") if error.get(name))
+            details = error.get("details")  # where Anthropic says which limit a 429 is about
+            error = {**error, "error_code": details.get("error_code")} if isinstance(details, dict) else error
+            told = " ".join(str(error[name]) for name in ("code", "type", "error_code", "message", "detail") if error.get(name))
         else:
             told = error if isinstance(error, str) else ""
         return self.shown(told or data[: 4 * SHOWN_CHARACTERS].decode(errors="replace")) or "nothing"
