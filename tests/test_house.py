@@ -22,14 +22,14 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 400, 60, 6
 FLOORS: dict[float, str] = {
     1: "types errors texts starter math_worker",
     1.1: "languages catalog credentials limits",
-    2: "plugins interrupts runfolder journal json_rows table_rows statistics rendering kernels page reading overlap "
-    "equivalence http_faults pool",
+    2: "plugins interrupts runfolder journal json_rows table_rows statistics rendering kernels page reading quantities turns overlap "
+    "equivalence http_faults pool batch_ledger",
     2.05: "rows",
     2.1: "endpoint readers signals splits",
-    2.2: "intake",
+    2.2: "intake provider_calls",
     3: "contracts student batches generation progress checkpoints runs speed_trial",
-    3.1: "budget inquiry recipe hosted scoring measure lessons judging voting",
-    3.2: "asking",
+    3.1: "budget inquiry sieve recipe hosted scoring measure rationale lessons judging voting",
+    3.2: "asking batch_asking",
     3.3: "answering",
     4: "job training teacher_signals tasks teachers combiners checks losses metrics exporters compute",
     4.1: "desk",
