@@ -31,7 +31,6 @@ ASKED = (Message("user", "2 + 2?"),)
         ("He has 12 apples.\nSo 12 - 5 = 7 are left.", "7"),
         ("It takes 5-3 hours", "3"),
         ("50%", "50"),
-        ("12,34", "34"),
         ("1e3", "1000"),
         (".5", "0.5"),
         ("1/0", None),
@@ -51,7 +50,7 @@ def test_equal_numbers_are_right_and_all_others_wrong() -> None:
     assert Math().right("#### 7.0", row) == 1.0
     assert Math().right("It is 7", Example("1", ASKED, "#### 7")) == 1.0
     assert Math().right("#### 70", row) == Math().right("", row) == 0.0
-    assert Math().right("50%", Example("1", ASKED, "0.5")) == 0.0
+    assert Math().right("50", Example("1", ASKED, "0.5")) == 0.0
 
 
 def test_a_row_without_a_number_to_compare_with_cannot_be_judged() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from ..contracts import Task
+from ..contracts import Task, Taught
+from ..rationale import Thought, asked, lessons, student_room, teacher_room, why_unusable
 from ..reading import label_key, read_label, unwrapped
-from ..types import Example
+from ..types import Example, Message
 
 
 class Classification(Task):
@@ -16,6 +18,7 @@ class Classification(Task):
 
     metrics: ClassVar[tuple[str, ...]] = ("macro_f1",)
     max_answer_tokens: int = Field(default=24, ge=1, description="longest answer asked for, in tokens")
+    chain_of_thought: Thought = None
     labels: tuple[str, ...] | None = Field(default=None, description="the labels allowed; default: any answer of one line")
 
     @field_validator("labels")
@@ -50,3 +53,29 @@ class Classification(Task):
             return None
         found = self.read(text)
         return float(found is not None and label_key(found) == label_key(self.read(gold) or unwrapped(gold)))
+
+    def teacher_prompt(self, example: Example) -> tuple[Message, ...]:
+        return asked(self.prompt(example), self.chain_of_thought)
+
+    @property
+    def max_teacher_tokens(self) -> int:
+        return self.max_answer_tokens + teacher_room(self.chain_of_thought)
+
+    @property
+    def max_student_tokens(self) -> int:
+        return self.max_answer_tokens + student_room(self.chain_of_thought)
+
+    def taught(self, example: Example, text: str) -> Sequence[Taught]:
+        del example
+        return lessons(self.chain_of_thought, text, self._spelled(text))
+
+    def unusable(self, text: str) -> str | None:
+        return why_unusable(self.chain_of_thought, text)
+
+    def labels_asked(self) -> tuple[str, ...]:
+        return self.labels or ()
+
+    def _spelled(self, text: str) -> str | None:
+        """The label as the student should write it: as the job spells it, or where the job names none as the teacher does."""
+        found = self.read(text)
+        return found if found is None or self.labels is not None else unwrapped(text)

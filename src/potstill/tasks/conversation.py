@@ -24,6 +24,11 @@ class Conversation(Task):
     without_values: Literal["exact", "skip"] = Field(
         default="exact", description="rows without required values: exact match, or not scored"
     )
+    turns: Literal["keep_gold", "regenerate", "continue"] = Field(
+        default="keep_gold",
+        description="keep_gold: the assistant's turns and gold of a row stay, the teacher answers what is missing; regenerate: it "
+        "answers every turn anew, its own earlier answers before it; continue: earlier turns stay, the last is always the teacher's",
+    )
 
     def read(self, text: str) -> str | None:
         """The reply, white space collapsed.
