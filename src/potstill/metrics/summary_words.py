@@ -7,7 +7,7 @@ from ..texts import count_words
 
 
 class SummaryWords(Metric):
-    """Mean number of words in an answer as the task reads it: a length, of which neither more nor less is better."""
+    """Mean number of words in an answer to a row with gold: a length, which is better neither for being more nor less."""
 
     def per_row(self, row: Scored, task: Task) -> float | None:
-        return float(count_words(task.read(row.text) or ""))
+        return None if row.example.gold is None else float(count_words(task.read(row.text) or ""))
