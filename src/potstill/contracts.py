@@ -334,6 +334,11 @@ class Check(Plugin):
         del example, reply, task
         return None
 
+    def problems(self, teachers: Sequence[Teacher], task: Task) -> list[str]:
+        """What `potstill check` finds wrong before anything is asked: a judge that cannot be reached, or is the teacher."""
+        del teachers, task
+        return []
+
     def watch(self, room: Room) -> Watch:
         """A fresh look at all answers of one split."""
         return Watch(self, room)
