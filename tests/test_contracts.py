@@ -12,7 +12,24 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from potstill.contracts import FAMILIES, Check, Compute, Exporter, Finding, Loss, Metric, Plugin, Scored, Task, Teacher
+from potstill.contracts import (
+    FAMILIES,
+    Candidate,
+    Case,
+    Check,
+    Combiner,
+    Compute,
+    Exporter,
+    Finding,
+    Loss,
+    Metric,
+    Plugin,
+    Requests,
+    Room,
+    Scored,
+    Task,
+    Teacher,
+)
 from potstill.errors import JobError
 from potstill.plugins import load_plugin, plugin_kinds
 from potstill.types import Example, Message, Reply, Signal
@@ -20,6 +37,7 @@ from potstill.types import Example, Message, Reply, Signal
 BASES = {
     "tasks": Task,
     "teachers": Teacher,
+    "combiners": Combiner,
     "checks": Check,
     "losses": Loss,
     "metrics": Metric,
@@ -29,6 +47,7 @@ BASES = {
 # The least fields of the plug-ins that need more than their kind; docs/job.md says "required" for each.
 LEAST: dict[tuple[str, str], dict[str, Any]] = {
     ("tasks", "classification"): {"labels": ["yes", "no"]},
+    ("combiners", "route"): {"rules": [{"teacher": 2, "contains": "Hypothesis"}]},
     ("teachers", "huggingface"): {"model": "./nowhere"},
     ("teachers", "openai_api"): {"base_url": "http://127.0.0.1:9/v1", "model": "m"},
 }
@@ -142,6 +161,45 @@ def test_a_check_lets_an_answer_stay_or_says_why_not(kind: str, text: str) -> No
     assert found is None or (isinstance(found, Finding) and found.reason.strip())
 
 
+def asked_nobody(teacher: Teacher, requests: Any) -> list[Reply]:
+    raise AssertionError(f"{teacher.label} was asked {len(requests)} requests")
+
+
+@pytest.mark.parametrize("kind", kinds("combiners"))
+@pytest.mark.parametrize("task", kinds("tasks"))
+def test_a_combiner_asks_teachers_of_the_job_and_chooses_among_their_answers(kind: str, task: str) -> None:
+    combiner, how = load("combiners", kind), load("tasks", task)
+    teachers = tuple(load_plugin("teachers", {"kind": "scripted", "name": name}) for name in "abc")
+    assert combiner.problems(teachers, how) == []
+    for example in (EXAMPLE, Example("2", (Message("user", "Hi"),))):
+        asked = combiner.asks(example, teachers, how)
+        assert asked
+        assert set(asked) <= {0, 1, 2}
+        assert len(set(asked)) == len(asked)
+    failed = Reply("", "error", error="HTTP 500")
+    texts = [("#### 7", "yes", "yes", "neutral"), ("yes",), ("", "\ud7ff\u0000 ?"), ()]
+    cases = [
+        Case(
+            EXAMPLE,
+            (
+                *(Candidate(i % 3, i // 3, Reply(text), how.read(text)) for i, text in enumerate(some)),
+                Candidate(2, 9, failed, None),
+            ),
+        )
+        for some in texts
+    ]
+    choices = combiner.choose(cases, Room(how, Path(), teachers, asked_nobody))
+    assert len(choices) == len(cases)
+    for case, choice in zip(cases, choices, strict=True):
+        assert (choice.finding is None) == bool(choice.chosen), "chosen, or a reason why not"
+        assert choice.finding is None or choice.finding.reason.strip()
+        assert set(map(id, choice.chosen)) <= {id(one) for one in case.candidates if one.reply.error is None}
+        assert choice.agreement is None or 0 <= choice.agreement <= 1
+        assert len(choice.weights) in (0, len(choice.chosen))
+        assert all(0 < weight <= 1 for weight in choice.weights)
+    assert combiner.choose([], Room(how, Path(), teachers, asked_nobody)) == []
+
+
 @pytest.mark.parametrize("kind", kinds("exporters"))
 def test_an_exporter_says_whether_it_takes_an_architecture(kind: str) -> None:
     problem = load("exporters", kind).problem("LlamaForCausalLM")
@@ -161,7 +219,7 @@ def test_a_teacher_says_who_it_is_without_a_secret_and_what_is_wrong(kind: str, 
 
 def test_a_teacher_asked_nothing_answers_nothing() -> None:
     async def count() -> int:
-        return len([reply async for reply in load("teachers", "scripted").answers([])])
+        return len([reply async for reply in load("teachers", "scripted").answers(Requests([]))])
 
     assert asyncio.run(count()) == 0
 

@@ -24,7 +24,7 @@ from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 from .contracts import Candidate, Case, Choice, Finding, Task
-from .texts import words
+from .texts import without_thinking, words
 
 Compare = Literal["auto", "answers", "texts"]
 FREE_TEXT_METRICS = {"rouge_l", "bleu"}
@@ -49,7 +49,7 @@ def elect(case: Case, task: Task, weights: Sequence[float], compare: Compare = "
         return None
     by_text = compares_texts(task, compare)
     gain: Callable[[Any, Any], Fraction] = _words_shared if by_text else _same
-    keys: list[Any] = [Counter(words(one.answer or "")) if by_text else one.answer for one in voters]
+    keys: list[Any] = [Counter(words(without_thinking(one.reply.text))) if by_text else one.answer for one in voters]
     exact = [Fraction(repr(float(weight))) for weight in weights]  # as the job writes it: 0.1 + 0.2 is 0.3
     votes = [exact[one.teacher] for one in voters]
     scores = [sum((vote * gain(key, other) for vote, other in zip(votes, keys, strict=True)), Fraction()) for key in keys]

@@ -25,7 +25,8 @@ class BestOf(Combiner):
     """
 
     judge: JudgeModel | None = Field(
-        default=None, description="the judge: a teacher as in `teacher:`, of a family not among them"
+        default=None,
+        description="a teacher as in `teacher:`, of another family; n different answers are n(n - 1) questions to it",
     )
     rubric: str = Field(default=RUBRIC, min_length=1, description="what makes an answer better, as told to the judge")
     force: bool = Field(default=False, description="let a judge choose among answers of its own family, which it will prefer")
@@ -37,8 +38,8 @@ class BestOf(Combiner):
         del task
         if self.judge is None:
             return []
-        found = self.judge.problems()
-        if not self.force:
+        found = [f"combine/best_of, the judge: {problem}" for problem in self.judge.problems()]
+        if not found and not self.force:
             try:
                 refuse_own_family(self.judge, teachers)
             except JobError as error:
@@ -49,7 +50,7 @@ class BestOf(Combiner):
         by_gold = [_proved(case, room.task) for case in cases]
         open_cases = [case for case, choice in zip(cases, by_gold, strict=True) if choice is None]
         judged = iter(self._judged(open_cases, room))
-        return [choice or next(judged) for choice in by_gold]
+        return [next(judged) if choice is None else choice for choice in by_gold]
 
     def _judged(self, cases: Sequence[Case], room: Room) -> list[Choice]:
         """What the judge prefers; all duels of all rows are asked together."""

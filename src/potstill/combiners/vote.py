@@ -53,12 +53,11 @@ class Vote(Combiner):
         found = elect(case, task, weights, self.compare)
         if found is None:
             return none_usable(case, task)
-        if found.agreement is not None and found.agreement < self._least(task):
-            return Choice(
-                agreement=found.agreement, finding=Finding(f"the answers disagree: fewer than {self._least(task):.0%} agree")
-            )
+        least = self._least(task)
+        if found.agreement is not None and found.agreement < least:
+            return Choice(agreement=found.agreement, finding=Finding(f"fewer than {least:.0%} of the answers agree"))
         if found.tied and self.ties == "refuse":
-            return Choice(agreement=found.agreement, finding=Finding("the answers disagree: a tie"))
+            return Choice(agreement=found.agreement, finding=Finding("as many answers agree with another one"))
         return Choice((found.winner,), found.agreement)
 
     def _least(self, task: Task) -> float:
