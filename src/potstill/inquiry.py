@@ -6,7 +6,7 @@ An inquiry is walked by `asking`; it keeps nothing but what its generator holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from .contracts import Finding, Task, Teacher
@@ -72,7 +72,7 @@ def inquire(question: Question, *, every_turn: bool = False) -> Generator[Reques
     return Outcome(example, question.sample, spent, first, tuple(said))
 
 
-def with_answers(messages: tuple[Message, ...], said: list[str]) -> tuple[Message, ...]:
+def with_answers(messages: tuple[Message, ...], said: Sequence[str]) -> tuple[Message, ...]:
     """The chat with the assistant's turns replaced, in order, by what was said.
 
     >>> chat = (Message("user", "Hi"), Message("assistant", "gold"), Message("user", "And?"))
@@ -81,6 +81,20 @@ def with_answers(messages: tuple[Message, ...], said: list[str]) -> tuple[Messag
     """
     own = iter(said)
     return tuple(Message("assistant", next(own)) if message.role == "assistant" else message for message in messages)
+
+
+def turns_taught(example: Example, said: Sequence[str], text: str) -> Iterator[tuple[Example, str]]:
+    """What a chat that was asked turn by turn teaches: each turn, with the teacher's own earlier answers before it.
+
+    >>> chat = (Message("user", "Hi"), Message("assistant", "gold"), Message("user", "And?"))
+    >>> [(len(turn.messages), target) for turn, target in turns_taught(Example("1", chat), ["own"], "last")]
+    [(1, 'own'), (3, 'last')]
+    """
+    if not said:
+        yield example, text
+        return
+    for end, target in zip(_turns(example), (*said, text), strict=True):
+        yield replace(example, messages=with_answers(example.messages[:end], said)), target
 
 
 def _turns(example: Example) -> list[int]:

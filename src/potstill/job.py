@@ -17,8 +17,9 @@ import pydantic
 import yaml
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
+from .budget import Budget
 from .catalog import student_settings, teacher_settings
-from .contracts import Check, Compute, Exporter, Loss, Task, Teacher
+from .contracts import Check, Combiner, Compute, Exporter, Loss, Task, Teacher
 from .errors import JobError, did_you_mean
 from .plugins import explain, load_plugin
 from .recipe import Settings, StudentSettings, TrainSettings, job_folder, listed
@@ -33,6 +34,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 Paths = Annotated[tuple[str, ...], BeforeValidator(listed)]
+
+
+def load_checks(value: Any, info: ValidationInfo) -> tuple[Check, ...]:
+    return tuple(v if isinstance(v, Check) else load_plugin("checks", v, job_folder(info)) for v in listed(value))
 
 
 class Columns(Settings):
@@ -64,16 +69,36 @@ class DataSettings(Settings):
     min_valid_share: float = Field(
         default=0.7, ge=0, le=1, description="the job stops when fewer rows than this share are usable"
     )
+    checks: tuple[SerializeAsAny[Check], ...] = Field(
+        default=(), description="checks of the train prompts before anything is asked, such as contamination"
+    )
+
+    @field_validator("checks", mode="before")
+    @classmethod
+    def _load(cls, value: Any, info: ValidationInfo) -> Any:
+        return load_checks(value, info)
 
 
 class GenerateSettings(Settings):
-    """Asking the teacher."""
+    """Asking the teachers."""
 
     when_gold: Literal["keep", "teacher"] = Field(
         default="keep", description="keep: rows with gold teach their gold; teacher: ask the teacher for every row"
     )
     min_kept_share: float = Field(
         default=0.7, ge=0, le=1, description="the job stops when fewer answers than this share are usable"
+    )
+    samples: int = Field(default=1, ge=1, description="answers asked of each teacher for each prompt; see combine")
+    longer: int = Field(default=2, ge=0, description="how often an answer that was cut is asked again with twice the limit")
+    resamples: int = Field(default=2, ge=0, description="how often an answer that checks refuse is sampled anew")
+    smoke_rows: int = Field(
+        default=16, ge=0, description="the first rows of each teacher; unless min_kept_share of them pass, no more is spent"
+    )
+    probe_rows: int = Field(
+        default=64, ge=0, description="rows with gold that a teacher answers first: its accuracy before it teaches"
+    )
+    min_teacher_accuracy: float | None = Field(
+        default=None, ge=0, le=1, description="the job stops when the whole interval of a teacher's accuracy lies below this"
     )
 
 
@@ -85,7 +110,7 @@ class ValidateSettings(Settings):
     @field_validator("checks", mode="before")
     @classmethod
     def _load(cls, value: Any, info: ValidationInfo) -> Any:
-        return tuple(v if isinstance(v, Check) else load_plugin("checks", v, job_folder(info)) for v in listed(value))
+        return load_checks(value, info)
 
 
 class EvaluateSettings(Settings):
@@ -109,8 +134,13 @@ class Job(Settings):
     description: str = ""
     task: SerializeAsAny[Task]
     data: DataSettings
-    teacher: SerializeAsAny[Teacher]
+    teacher: SerializeAsAny[Teacher] = Field(description="who answers; a list of several is the first one and more_teachers")
+    more_teachers: tuple[SerializeAsAny[Teacher], ...] = ()
+    combine: SerializeAsAny[Combiner] | None = Field(
+        default=None, description="how one answer is made of several; default where there are several: vote"
+    )
     student: StudentSettings
+    budget: Budget = Budget()
     generate: GenerateSettings = GenerateSettings()
     validation: ValidateSettings = Field(default_factory=ValidateSettings)
     train: TrainSettings = Field(default_factory=TrainSettings)
@@ -124,6 +154,9 @@ class Job(Settings):
 
     def __init__(self, **fields: Any) -> None:
         refuse_secrets(fields)
+        if isinstance(fields.get("teacher"), list | tuple) and fields["teacher"]:
+            first, *more = fields["teacher"]
+            fields = {**fields, "teacher": first, "more_teachers": [*more, *fields.get("more_teachers", ())]}
         try:
             super().__init__(**fields)
         except pydantic.ValidationError as error:
@@ -160,10 +193,15 @@ class Job(Settings):
             return value
         return load_plugin("teachers", teacher_settings(value, job_folder(info)), job_folder(info))
 
-    @field_validator("task", "compute", mode="before")
+    @field_validator("more_teachers", mode="before")
+    @classmethod
+    def _teachers_by_name(cls, value: Any, info: ValidationInfo) -> Any:
+        return tuple(cls._teacher_by_name(one, info) for one in listed(value))
+
+    @field_validator("task", "compute", "combine", mode="before")
     @classmethod
     def _plugin(cls, value: Any, info: ValidationInfo) -> Any:
-        family = {"task": "tasks", "compute": "compute"}[str(info.field_name)]
+        family = {"task": "tasks", "compute": "compute", "combine": "combiners"}[str(info.field_name)]
         return load_plugin(family, value, job_folder(info)) if isinstance(value, str | Mapping) else value
 
     @field_validator("exports", mode="before")
@@ -172,22 +210,47 @@ class Job(Settings):
         return tuple(v if isinstance(v, Exporter) else load_plugin("exporters", v, job_folder(info)) for v in listed(value))
 
     @model_validator(mode="after")
+    def _answers_are_combined(self) -> Job:
+        several = len(self.teachers) > 1 or self.generate.samples > 1
+        if several and self.combine is None:
+            object.__setattr__(self, "combine", load_plugin("combiners", "vote"))
+        labels = [teacher.label for teacher in self.teachers]
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two teachers are called {twice!r}; give them different names: teacher: [{{name: ...}}, ...]")
+        if self.generate.samples > 1 and (greedy := [one.label for one in self.teachers if one.temperature == 0]):
+            raise ValueError(
+                f"generate.samples is {self.generate.samples} and the teacher {greedy[0]!r} is greedy (temperature 0), so all "
+                "samples would be the same; set its temperature, such as 0.7"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _losses_fit_the_teacher(self) -> Job:
         losses = self.train.losses or self._default_losses()
         for loss in losses:
-            if loss.needs > self.teacher.gives:
-                raise ValueError(
-                    f"train.losses: {loss.kind} needs {loss.needs.name.lower()} log-probabilities, and the teacher "
-                    f"{self.teacher.kind} gives {self.teacher.gives.name.lower()} only; use cross_entropy, or a local teacher"
-                )
-        if self.teacher.adapt is not None and self.teacher.local_model() is None:
-            raise ValueError(f"teacher.adapt trains weights on this machine; the teacher {self.teacher.kind} has none here")
+            for teacher in self.teachers:
+                if loss.needs > teacher.gives:
+                    raise ValueError(
+                        f"train.losses: {loss.kind} needs {loss.needs.name.lower()} log-probabilities, and the teacher "
+                        f"{teacher.kind} gives {teacher.gives.name.lower()} only; use cross_entropy, or a local teacher"
+                    )
+        for teacher in self.teachers:
+            if teacher.adapt is not None and teacher.local_model() is None:
+                raise ValueError(f"teacher.adapt trains weights on this machine; the teacher {teacher.kind} has none here")
+        if any(teacher.adapt is not None for teacher in self.more_teachers):
+            raise ValueError("teacher.adapt works for the first teacher of a job only")
         if not self.train.losses:
             object.__setattr__(self, "train", self.train.model_copy(update={"losses": losses}))
         return self
 
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """All teachers of the job, in its order."""
+        return (self.teacher, *self.more_teachers)
+
     def _default_losses(self) -> tuple[Loss, ...]:
-        if self.teacher.gives >= Signal.TOPK:
+        if all(teacher.gives >= Signal.TOPK for teacher in self.teachers):
             return (
                 load_plugin("losses", {"kind": "cross_entropy", "weight": 0.25}),
                 load_plugin("losses", {"kind": "forward_kl", "weight": 0.75}),
@@ -207,6 +270,10 @@ class Job(Settings):
         if self.teacher.adapt is None or not folder.teacher.is_dir():
             return self.teacher
         return self.teacher.model_copy(update={"model": str(folder.teacher)})
+
+    def teachers_for(self, folder: RunFolder) -> tuple[Teacher, ...]:
+        """All teachers, the first one as `teacher_for` has it."""
+        return (self.teacher_for(folder), *self.more_teachers)
 
     def path(self, name: str) -> Path:
         """A path of the job, from the job's own folder."""

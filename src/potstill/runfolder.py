@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -73,6 +74,12 @@ class RunFolder:
     @property
     def exports(self) -> Path:
         return self.path / "exports"
+
+    def run_id(self) -> str:
+        """What the journal knows this run by: made once, and gone with the folder."""
+        if "run_id" not in self.state():
+            self.update_state(run_id=uuid.uuid4().hex)
+        return str(self.state()["run_id"])
 
     def state(self) -> Json:
         return read_json(self.path / "state.json") if (self.path / "state.json").is_file() else {}

@@ -57,7 +57,7 @@ def _answers(folder: RunFolder, name: str = "answers.jsonl") -> dict[str, tuple[
 
 
 def test_rows_without_gold_are_asked_and_gold_is_kept(tmp_path: Path) -> None:
-    job = _job(tmp_path, {"kind": "scripted", "replies": {"red": "restart", "blue": "wait"}})
+    job = _job(tmp_path, {"kind": "scripted", "replies": {"red": "restart", "blue": "wait"}}, generate={"probe_rows": 0})
     folder = _fill(job, [("red light", None), ("a", "gold a"), ("blue light", None)], [("blue", None), ("b", "gold b")])
     generate.run(job, folder)
     assert _answers(folder) == {
@@ -66,7 +66,8 @@ def test_rows_without_gold_are_asked_and_gold_is_kept(tmp_path: Path) -> None:
         "train-2": ("wait", "teacher"),
     }
     assert _answers(folder, "validation_answers.jsonl") == {"validation-0": ("wait", "teacher")}
-    assert folder.state()["spend"] == {"asked": 3, "failed": 0, "prompt_tokens": 5, "completion_tokens": 3, "cost_usd": 0.0}
+    spent = {"answers": 3, "failures": 0, "requests": 3, "prompt_tokens": 5, "completion_tokens": 3, "cost_usd": 0.0}
+    assert folder.state()["spend"] == spent
     events = {row["event"] for row in read_rows(folder.path / "events.jsonl")}
     assert {"progress", "spend"} <= events
 
@@ -112,16 +113,16 @@ def test_too_few_answers_stop_the_job_and_the_next_run_asks_for_the_missing_alon
         generate.run(job, folder)
         assert server.asked == {"a": 1, "bad": 3, "worse": 3}
     assert _answers(folder)["train-2"] == ("WORSE", "teacher")
-    assert folder.state()["spend"]["asked"] == 5
+    assert folder.state()["spend"] == {**folder.state()["spend"], "answers": 3, "failures": 2, "requests": 7}
 
 
 def test_a_teacher_that_cannot_be_asked_says_how_far_it_came(tmp_path: Path) -> None:
     with ChatServer(faults={"c": ["always quota"]}) as server:
         job = _job(tmp_path, {"kind": "openai_api", "base_url": server.url, "model": "big", "max_concurrency": 1})
         folder = _fill(job, [(question, None) for question in "abcd"])
-        with pytest.raises(TeacherError, match=r"add credit.*2 of 4 rows"):
+        with pytest.raises(TeacherError, match=r"add credit.*2 of 4 answers"):
             generate.run(job, folder)
-    assert folder.state()["spend"]["asked"] == 2
+    assert folder.state()["spend"]["answers"] == 2
 
 
 def test_a_huggingface_teacher_answers_through_the_journal(tmp_path: Path, teacher_folder: Path) -> None:
@@ -132,10 +133,10 @@ def test_a_huggingface_teacher_answers_through_the_journal(tmp_path: Path, teach
     assert [row["id"] for row in rows] == [f"train-{n}" for n in range(6)]
     assert all(row["completion_tokens"] for row in rows[:5])
     assert "the teacher takes 512" in rows[5]["error"]
-    before = folder.state()["spend"]["asked"]
+    before = folder.state()["spend"]["requests"]
     generate.run(job, folder)
     assert list(read_rows(folder.answers / "answers.jsonl")) == rows
-    assert folder.state()["spend"]["asked"] == before + 1
+    assert folder.state()["spend"]["requests"] == before + 1
 
 
 CHILD = """

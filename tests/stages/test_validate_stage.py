@@ -68,8 +68,9 @@ def test_each_row_is_accepted_or_rejected_with_its_reason(tmp_path: Path) -> Non
         "train-2": "blank answer",
         "train-4": "no answer: the script has no reply to this message",
         "train-5": "no ./labels.py answer in the text",
+        "validation-1": "no ./labels.py answer in the text",
     }
-    assert rejected["train-1"] == {**rejected["train-1"], "attempts": 1, "cost_usd": 0.0, "text": "maybe"}
+    assert rejected["train-1"] == {**rejected["train-1"], "split": "train", "attempts": 3, "cost_usd": 0.0, "text": "maybe"}
     lessons = list(read_rows(folder.answers / "validation.jsonl"))
     assert [(row["id"], row["target"], row["target_source"]) for row in lessons] == [("validation-0", "yes", "teacher")]
 
@@ -83,7 +84,13 @@ def test_the_card_counts_every_row_and_a_missing_answer_is_a_failure(tmp_path: P
     assert card["accepted_from"] == {"teacher": 1, "gold": 1}
     assert sum(card["reasons"].values()) == card["rejected"]
     assert (card["cost_usd"], card["prompt_tokens"], card["completion_tokens"]) == (0.0, 2, 2)
-    assert card["teacher_accuracy_on_gold"]["n"] == 0
+    assert (card["teacher_accuracy_on_gold"]["n"], card["teacher_accuracy_on_gold"]["value"]) == (1, 0.0)  # the probe
+    assert card["checks"]["readable"] == {
+        "before": 3,
+        "after": 2,
+        "refused": 1,
+        "reasons": {"no ./labels.py answer in the text": 1},
+    }
 
 
 def test_the_teacher_is_scored_on_gold_where_it_answered(tmp_path: Path) -> None:

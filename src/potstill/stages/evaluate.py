@@ -13,19 +13,20 @@ import gc
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from ..asking import ask
+from ..answering import Answering, Desk
 from ..catalog import catalog
-from ..contracts import Task, Teacher
+from ..contracts import Case, Choice, Task, Teacher
+from ..desk import answering_of, desk_of, note_spending
 from ..errors import JobFailedError, ModelError, PotstillError
 from ..generation import generate
 from ..job import Job
-from ..journal import Journal
+from ..journal import Journal, Spend
 from ..measure import MeasureSpec, busy_notes, measure
 from ..page.verdict import verdict
 from ..progress import Progress
@@ -34,10 +35,11 @@ from ..runfolder import RunFolder, file_digest, fingerprint, folder_digest, read
 from ..scoring import Answer, Resampling, accuracy, comparisons, cut_off, judge, metrics, spread
 from ..statistics import quantile_score
 from ..student import load_model
-from ..types import Example, Reply, Request, Sampling
+from ..types import Example, Message, Reply, Sampling
 
 Json = dict[str, Any]
-VERSION = 4
+VERSION = 5
+PURPOSE = "evaluate"
 SYSTEMS = ("teacher", "baseline", "control", "student")
 NUMBERS = ("parameters", "tokens_per_s", "throughput_per_s", "memory_bytes", "size_bytes", "device", "dtype", "busy")
 UNMEASURED: Json = {"latency_s": [], **dict.fromkeys(NUMBERS)}
@@ -45,20 +47,29 @@ UNMEASURED: Json = {"latency_s": [], **dict.fromkeys(NUMBERS)}
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One of those that are compared: weights on this machine, or a teacher that is asked."""
+    """One of those that are compared: weights on this machine, or teachers that are asked."""
 
     name: str
     label: str
     model: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
-    teacher: Teacher | None = None
+    answering: Answering | None = None
 
     def identity(self) -> Any:
-        if self.teacher is not None:
-            return dict(self.teacher.identity())
+        if self.answering is not None:
+            teachers = [[dict(one.identity()), one.weight, str(one.sampling(1))] for one in self.answering.teachers]
+            combiner = self.answering.combiner
+            return [teachers, combiner.model_dump(mode="json") if combiner else None, self.answering.samples]
         assert self.model is not None
         return [folder_digest(Path(self.model)) if Path(self.model).is_dir() else self.model, self.revision]
+
+    def prompt(self, task: Task, example: Example) -> tuple[Message, ...]:
+        """A teacher gets what it gets when it teaches; all others get what the student is trained on."""
+        return task.teacher_prompt(example) if self.name == "teacher" else task.prompt(example)
+
+    def max_tokens(self, task: Task) -> int:
+        return task.max_teacher_tokens if self.name == "teacher" else task.max_student_tokens
 
 
 def inputs(job: Job) -> Any:
@@ -87,11 +98,13 @@ def systems(job: Job, folder: RunFolder) -> list[System]:
     teacher = job.teacher_for(folder)
     place = teacher.local_model()
     trust = job.student.trust_remote_code
-    label = str(getattr(job.teacher, "model", job.teacher.kind)).rstrip("/").rpartition("/")[2]
-    if place is None:
-        found = [System("teacher", label, teacher=teacher)]
+    answering = _asked_as_it_teaches(job, folder)
+    if place is None or not answering.is_single:
+        label = " + ".join(_short(getattr(one, "model", one.kind)) for one in job.teachers)
+        found = [System("teacher", label, answering=answering)]
     else:
         own_code = getattr(teacher, "trust_remote_code", False)
+        label = _short(getattr(job.teacher, "model", job.teacher.kind))
         found = [System("teacher", label, place, getattr(teacher, "revision", None), own_code)]
     student = job.student.model.rstrip("/").rpartition("/")[2]
     if job.evaluate.baseline:
@@ -99,6 +112,20 @@ def systems(job: Job, folder: RunFolder) -> list[System]:
     if job.evaluate.control and (folder.control / "config.json").is_file():
         found.append(System("control", student, str(folder.control), None, trust))
     return [*found, System("student", student, str(folder.model), None, trust)]
+
+
+def _short(model: Any) -> str:
+    return str(model).rstrip("/").rpartition("/")[2]
+
+
+def _asked_as_it_teaches(job: Job, folder: RunFolder) -> Answering:
+    """The job's answering on test rows: one answer to the row's last turn, and no second try at a useless one."""
+    usual = answering_of(job, folder)
+    teachers = usual.teachers
+    if usual.is_single:
+        teachers = (teachers[0].model_copy(update={"temperature": 0.0}),)
+    persistence = replace(usual.persistence, resamples=0)
+    return replace(usual, teachers=teachers, checks=(), persistence=persistence, every_turn=False)
 
 
 def scores_of(job: Job, folder: RunFolder, chosen: Sequence[System], examples: Sequence[Example]) -> Json:
@@ -156,8 +183,8 @@ def answer_and_measure(job: Job, folder: RunFolder, system: System, examples: Se
         return
     if record.get("fingerprint") != mark or not _answers_file(folder, name).is_file():
         with Progress(folder, f"evaluate {name}", len(examples)) as bar:
-            if system.teacher is not None:
-                record = _ask(job, folder, system.teacher, examples, bar)
+            if system.answering is not None:
+                record = _ask(job, folder, system, examples, bar)
             else:
                 found = _generate(job.task, system, examples, bar)
                 write_rows(_answers_file(folder, name), (answer.as_dict() for answer in found.answers))
@@ -198,7 +225,7 @@ def _generate(task: Task, system: System, examples: Sequence[Example], bar: Prog
     prompts: list[list[int]] = []
     for example in examples:
         try:
-            prompt = prompt_ids(tokenizer, task.prompt(example))
+            prompt = prompt_ids(tokenizer, system.prompt(task, example))
             if longest is not None and len(prompt) >= longest:
                 raise ModelError(f"the prompt has {len(prompt):,} tokens and the model takes {longest:,}")
         except ModelError as error:
@@ -208,7 +235,7 @@ def _generate(task: Task, system: System, examples: Sequence[Example], bar: Prog
         asked.append(example)
         prompts.append(prompt)
     start = time.perf_counter()
-    for done, row in enumerate(generate(model, tokenizer, prompts, Sampling(max_tokens=task.max_answer_tokens)), 1):
+    for done, row in enumerate(generate(model, tokenizer, prompts, Sampling(max_tokens=system.max_tokens(task))), 1):
         bar.advance(1, note=f"{done / (time.perf_counter() - start):.1f} rows/s")
         answers[asked[row.index].id] = judge(task, asked[row.index], row.text, row.finish_reason)
     seconds = time.perf_counter() - start
@@ -219,34 +246,51 @@ def _generate(task: Task, system: System, examples: Sequence[Example], bar: Prog
     return _Generated([answers[example.id] for example in examples], len(asked) / seconds if asked else None)
 
 
-def _ask(job: Job, folder: RunFolder, teacher: Teacher, examples: Sequence[Example], bar: Progress) -> Json:
-    """Asks a teacher without weights here; latency is that of its replies, size and parameters are the catalog's."""
-    replies: dict[str, Reply] = {}
+def _ask(job: Job, folder: RunFolder, system: System, examples: Sequence[Example], bar: Progress) -> Json:
+    """Asks teachers, as they are asked for train rows, greedily where there is one answer a row.
 
-    def keep(request: Request, reply: Reply) -> None:
-        replies[request.example_id] = reply
-        bar.advance(1)
-
-    sampling = Sampling(max_tokens=job.task.max_answer_tokens)
-    start = time.perf_counter()
+    Latency is that of a single teacher's replies; size and parameters are the catalog's.
+    """
+    assert system.answering is not None
+    answering = system.answering
     with Journal(job.journal_path) as journal:
-        requests = (Request(example.id, job.task.prompt(example), sampling) for example in examples)
-        spent = ask(teacher, requests, journal, keep)
-    seconds = time.perf_counter() - start
-    got = [replies.get(example.id, Reply("", "error", error="no answer came")) for example in examples]
+        desk = desk_of(job, folder, journal)
+        before = _spent(desk)
+        start = time.perf_counter()
+        answering.ask(lambda: examples, desk, lambda _, __: bar.advance(1), PURPOSE)
+        seconds = time.perf_counter() - start
+        spent = _spent(desk)
+        note_spending(folder, desk)
+        got = [_answer_of(choice, case) for case, choice in answering.choices(examples, desk, folder.data)]
     rows = (judge(job.task, e, r.text, r.finish_reason, r.error).as_dict() for e, r in zip(examples, got, strict=True))
     write_rows(_answers_file(folder, "teacher"), rows)
     _refuse_too_few(got, job.generate.min_kept_share)
-    parameters = _catalog_parameters(job, teacher)
-    notes = ["memory and size: unknown, the teacher runs on another machine"]
-    notes += [] if parameters else ["parameters: unknown, not in the catalog"]
-    notes += [] if spent.asked else ["throughput: not measured, every answer was in the journal already"]
+    asked = spent.answers + spent.failures - before.answers - before.failures
+    single = answering.teachers[0] if answering.is_single else None
+    parameters = _catalog_parameters(job, single) if single else None
+    notes = ["memory and size: unknown, the teacher runs on another machine"] if single else [f"{system.label}, asked together"]
+    notes += [] if parameters or not single else ["parameters: unknown, not in the catalog"]
+    notes += [] if asked == len(examples) else ["throughput: not measured, some answers were in the journal already"]
     measured = {
         "parameters": parameters,
-        "latency_s": [reply.latency_s for reply in got if reply.error is None and reply.latency_s is not None],
-        "throughput_per_s": spent.asked / seconds if spent.asked else None,
+        "latency_s": [r.latency_s for r in got if r.error is None and r.latency_s is not None] if single else [],
+        "throughput_per_s": asked / seconds if asked == len(examples) else None,
     }
     return {"measured": measured, "notes": notes, "spent": spent.as_dict()}
+
+
+def _answer_of(choice: Choice, case: Case) -> Reply:
+    """What the teachers say to a row together; a row on which they cannot agree is a row without an answer."""
+    if choice.chosen:
+        return choice.chosen[0].reply
+    errors = [candidate.reply.error for candidate in case.candidates if candidate.reply.error is not None]
+    reason = choice.finding.reason if choice.finding else errors[0] if errors else "no answer came"
+    return Reply("", "error", error=reason)
+
+
+def _spent(desk: Desk) -> Spend:
+    parts = desk.journal.spent(desk.run).items()
+    return sum((spend for payer, spend in parts if payer.purpose == PURPOSE), Spend())
 
 
 def _refuse_too_few(got: Sequence[Reply], least: float) -> None:
@@ -267,11 +311,12 @@ def _measure(job: Job, system: System, examples: Sequence[Example]) -> Json:
         return {"measured": {}, "notes": ["nothing was measured: no row was answered"]}
     try:
         tokenizer = load_tokenizer(system.model, revision=system.revision, trust_remote_code=system.trust_remote_code)
-        prompts = [prompt_ids(tokenizer, job.task.prompt(example)) for example in spread(examples, job.evaluate.latency_rows)]
+        timed = spread(examples, job.evaluate.latency_rows)
+        prompts = [prompt_ids(tokenizer, system.prompt(job.task, example)) for example in timed]
         spec = MeasureSpec(
             model=system.model,
             prompts=prompts,
-            max_tokens=job.task.max_answer_tokens,
+            max_tokens=system.max_tokens(job.task),
             revision=system.revision,
             trust_remote_code=system.trust_remote_code,
         )

@@ -1,100 +1,223 @@
-"""generate: the teacher's answers, by way of the journal.
+"""generate: the teachers' answers, by way of the journal.
 
-Rows with gold keep it (unless the job says `generate.when_gold: teacher`); all others are asked, each answer once and for all.
-Validation rows keep their gold always, so that validation sees the truth.
+    data/{train,invented,validation}.jsonl -> answers/probe.json, answers/{answers,validation_answers}.jsonl,
+                                              answers/rejected.jsonl (grows while it runs; validate writes it anew)
+
+Rows with gold keep it (unless the job says `generate.when_gold: teacher`, or the task's `turns` says so); all others are
+asked, each answer once and for all. Validation rows keep their gold always, so that validation sees the truth. First the
+teachers answer some rows with gold (the probe), then their first rows must pass (the smoke gate), then the rest is asked.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from ..asking import Asked, ask, recorded
-from ..contracts import Teacher
-from ..errors import JobFailedError, TeacherError
+from ..answering import Answering, Desk
+from ..contracts import Case, Choice
+from ..desk import answering_of, desk_of, note_spending
+from ..errors import JobFailedError, PotstillError
+from ..inquiry import Outcome
 from ..job import Job
 from ..journal import Journal
 from ..progress import Progress
-from ..runfolder import Json, RunFolder, read_rows, write_rows
-from ..types import Example, Reply, Request, Sampling
+from ..runfolder import Json, RunFolder, read_rows, write_json, write_rows
+from ..scoring import spread
+from ..statistics import mean_score
+from ..types import Example, Reply
 
 FILES = {"train": "answers.jsonl", "validation": "validation_answers.jsonl"}
+SOURCES = {"train": ("train.jsonl", "invented.jsonl"), "validation": ("validation.jsonl",)}
 SECONDS_BETWEEN_NOTES = 2.0
+PURPOSE = "generate"
 
 
 def inputs(job: Job) -> Any:
-    teacher = job.teacher
-    sampling = [teacher.temperature, teacher.top_p, job.task.max_answer_tokens]
-    task = job.task.model_dump(mode="json")
-    return {"teacher": dict(teacher.identity()), "sampling": sampling, "task": task, "when_gold": job.generate.when_gold}
+    sampling = [[dict(one.identity()), one.weight, str(one.sampling(job.task.max_teacher_tokens))] for one in job.teachers]
+    names = {"when_gold", "samples", "longer", "resamples", "probe_rows", "min_teacher_accuracy"}
+    return {
+        "teachers": sampling,
+        "combine": job.combine.model_dump(mode="json") if job.combine else None,
+        "task": job.task.model_dump(mode="json"),
+        "checks": [check.model_dump(mode="json") for check in job.validation.checks],
+        **job.generate.model_dump(mode="json", include=names),
+    }
 
 
 def run(job: Job, folder: RunFolder) -> None:
-    teacher = job.teacher_for(folder)
+    """Raises JobFailedError when too few rows are answered, and BudgetError when the budget is used up."""
+    answering = answering_of(job, folder)
     with Journal(job.journal_path) as journal:
-        failures = _ask(job, folder, teacher, journal)
-        for split, name in FILES.items():
-            write_rows(
-                folder.answers / name,
-                _lines(job, folder, split, recorded(teacher, _asked(job, folder, split), journal), failures),
-            )
+        desk = desk_of(job, folder, journal)
+        try:
+            _probe(job, folder, answering, desk)
+            _ask(job, folder, answering, desk)
+            for split, name in FILES.items():
+                write_rows(folder.answers / name, _lines(job, folder, split, answering, desk))
+        finally:
+            note_spending(folder, desk)
     _enough_answers(job, folder.answers / FILES["train"])
 
 
-def _examples(folder: RunFolder, split: str) -> Iterator[Example]:
-    return (Example.from_dict(row) for row in read_rows(folder.data / f"{split}.jsonl"))
+def examples_of(folder: RunFolder, split: str) -> Iterator[Example]:
+    """The split's rows; for train, those that were invented stand behind the user's own."""
+    return (Example.from_dict(row) for name in SOURCES[split] for row in read_rows(folder.data / name))
 
 
-def _needs_teacher(job: Job, split: str, example: Example) -> bool:
-    return example.gold is None or (split == "train" and job.generate.when_gold == "teacher")
+def needs_teacher(job: Job, split: str, example: Example) -> bool:
+    if example.gold is None:
+        return True
+    return split == "train" and (job.generate.when_gold == "teacher" or getattr(job.task, "turns", "keep_gold") != "keep_gold")
 
 
-def _asked(job: Job, folder: RunFolder, split: str) -> Iterator[Request]:
-    """The split's requests, streamed in the order of its rows."""
-    sampling = Sampling(job.task.max_answer_tokens, job.teacher.temperature, job.teacher.top_p)
-    for example in _examples(folder, split):
-        if _needs_teacher(job, split, example):
-            yield Request(example.id, job.task.prompt(example), sampling)
+def _asked(job: Job, folder: RunFolder, split: str) -> Iterator[Example]:
+    """The split's rows that a teacher answers, streamed in their order."""
+    return (example for example in examples_of(folder, split) if needs_teacher(job, split, example))
 
 
-def _ask(job: Job, folder: RunFolder, teacher: Teacher, journal: Journal) -> dict[Request, Reply]:
-    """Has all rows of both splits answered; returns those that failed."""
-    failures: dict[Request, Reply] = {}
-    total = sum(1 for split in FILES for _ in _asked(job, folder, split))
-    requests = (request for split in FILES for request in _asked(job, folder, split))
-    ledger = _Ledger(folder, total)
-    with Progress(folder, "generate", total) as bar:
+def _probe(job: Job, folder: RunFolder, answering: Answering, desk: Desk) -> None:
+    """Measures the teachers on rows with gold before their answers teach anyone; leaves answers/probe.json."""
+    rows: Sequence[Example] = ()
+    if job.generate.probe_rows and any(True for split in FILES for _ in _asked(job, folder, split)):
+        with_gold = [example for example in examples_of(folder, "validation") if example.gold is not None]
+        with_gold = with_gold or [example for example in examples_of(folder, "train") if example.gold is not None]
+        rows = spread(with_gold, job.generate.probe_rows)
+    single = replace(answering, every_turn=False)
+    if rows:
+        single.ask(lambda: rows, desk, lambda _, __: None, "probe")
+    right: dict[str, list[float | None]] = {teacher.label: [] for teacher in answering.teachers}
+    for case, _ in single.choices(rows, desk, folder.data):
+        for candidate in case.candidates:
+            if candidate.sample == 0:
+                text = "" if candidate.reply.error is not None else candidate.reply.text
+                right[answering.teachers[candidate.teacher].label].append(job.task.right(text, case.example))
+    scores = {label: mean_score(values).as_dict() for label, values in right.items()}
+    write_json(folder.answers / "probe.json", scores)
+    folder.event("probed", rows=len(rows), accuracy=scores)
+    least = job.generate.min_teacher_accuracy
+    for label, score in scores.items():
+        if least is not None and score["high"] is not None and score["high"] < least:
+            raise JobFailedError(
+                f"the teacher {label} is right in {score['value']:.1%} [{score['low']:.1%}, {score['high']:.1%}] of "
+                f"{score['n']} rows with gold, and generate.min_teacher_accuracy asks for {least:.1%}; nothing more was spent: "
+                "choose a better teacher, a better system prompt, or lower generate.min_teacher_accuracy"
+            )
 
-        def seen(request: Request, reply: Reply) -> None:
-            if reply.error is not None:
-                failures[request] = reply
-            bar.advance(1, note=f"{len(failures)} failed" if failures else "")
-            ledger.note(bar.done)
+
+def _ask(job: Job, folder: RunFolder, answering: Answering, desk: Desk) -> None:
+    """Has all rows of both splits answered; answers/rejected.jsonl grows on the way."""
+    total = sum(answering.num_asked(example) for split in FILES for example in _asked(job, folder, split))
+    gate = _SmokeGate(job, answering)
+    folder.answers.mkdir(parents=True, exist_ok=True)
+    failed, noted = 0, time.monotonic()
+    with Progress(folder, "generate", total) as bar, (folder.answers / "rejected.jsonl").open("w", encoding="utf-8") as rejected:
+
+        def use(number: int, outcome: Outcome) -> None:
+            nonlocal failed, noted
+            reason = _reason(answering, outcome)
+            if reason is not None:
+                failed += 1
+                _write_rejected(rejected, outcome, answering.teachers[number].label, reason)
+            gate.count(number, reason)
+            bar.advance(1, note=f"{failed} rejected" if failed else "")
+            if time.monotonic() - noted > SECONDS_BETWEEN_NOTES:
+                noted = time.monotonic()
+                rejected.flush()
+                folder.event("progress", stage=PURPOSE, done=bar.done, total=total, rejected=failed)
+                note_spending(folder, desk)
 
         try:
-            ask(teacher, requests, journal, seen, ledger.spent)
-        except TeacherError as error:
-            raise TeacherError(f"{error} ({bar.done:,} of {total:,} rows have been dealt with)") from None
+            answering.ask(lambda: _both(job, folder), desk, use, PURPOSE, gate.may_start)
+        except PotstillError as error:
+            error.args = (f"{error} ({bar.done:,} of {total:,} answers have been dealt with)",)
+            raise
         finally:
-            ledger.note(bar.done, last=True)
-    return failures
+            folder.event("progress", stage=PURPOSE, done=bar.done, total=total, rejected=failed)
 
 
-def _lines(
-    job: Job, folder: RunFolder, split: str, answers: Iterator[tuple[Request, Reply | None]], failures: dict[Request, Reply]
-) -> Iterator[Json]:
-    """The split's answers in the order of its rows: gold as it is, the teacher's from the journal."""
-    for example in _examples(folder, split):
-        if _needs_teacher(job, split, example):
-            request, reply = next(answers)
-            reply = reply or failures.get(request) or Reply("", "error", attempts=0, error="pending: never asked")
-            yield {"id": example.id, "sample": request.sample_index, "target_source": "teacher", **reply.as_dict()}
+def _both(job: Job, folder: RunFolder) -> Iterator[Example]:
+    return (example for split in FILES for example in _asked(job, folder, split))
+
+
+def _reason(answering: Answering, outcome: Outcome) -> str | None:
+    if outcome.reply.error is not None:
+        return f"no answer: {outcome.reply.error}"
+    finding = answering.refuse(outcome.example, outcome.reply)
+    return None if finding is None else finding.reason
+
+
+def _write_rejected(file: IO[str], outcome: Outcome, teacher: str, reason: str) -> None:
+    reply = outcome.reply
+    row = {"id": outcome.example.id, "reason": reason, "attempts": reply.attempts, "cost_usd": reply.cost_usd, "text": reply.text}
+    file.write(json.dumps({**row, "teacher": teacher, "sample": outcome.sample}) + "\n")
+
+
+class _SmokeGate:
+    """Lets each teacher's first rows through alone, and the rest once enough of them have passed."""
+
+    def __init__(self, job: Job, answering: Answering) -> None:
+        self.rows = job.generate.smoke_rows
+        self.share = job.generate.min_kept_share
+        self.teachers = answering.teachers
+        self.refused: dict[int, list[str | None]] = {number: [] for number in range(len(answering.teachers))}
+
+    def may_start(self, number: int) -> float:
+        return float("inf") if len(self.refused[number]) >= self.rows else self.rows
+
+    def count(self, number: int, reason: str | None) -> None:
+        """Raises JobFailedError when the first rows show that the rest would be money thrown away."""
+        seen = self.refused[number]
+        if len(seen) >= self.rows:
+            return
+        seen.append(reason)
+        passed = seen.count(None)
+        if len(seen) == self.rows and passed < self.share * self.rows:
+            most, count = Counter(why for why in seen if why is not None).most_common(1)[0]
+            raise JobFailedError(
+                f"smoke gate: only {passed} of the first {self.rows} answers of {self.teachers[number].label} may teach, and "
+                f"generate.min_kept_share asks for {self.share:.0%}; most often: {most} ({count}); the rest was not asked: mend "
+                "the cause and run again, or set generate.smoke_rows to 0"
+            )
+
+
+def _lines(job: Job, folder: RunFolder, split: str, answering: Answering, desk: Desk) -> Iterator[Json]:
+    """The split's answers in the order of its rows: gold as it is, the teachers' out of the journal."""
+    chosen = answering.choices(_asked(job, folder, split), desk, folder.data)
+    for example in examples_of(folder, split):
+        if needs_teacher(job, split, example):
+            case, choice = next(chosen)
+            yield from answer_rows(case, choice, answering)
         elif split == "train":
-            gold = Reply(example.gold or "", attempts=0)
+            gold = Reply(example.gold or "", attempts=0, cost_usd=0.0)
             yield {"id": example.id, "sample": 0, "target_source": "gold", **gold.as_dict()}
+
+
+def answer_rows(case: Case, choice: Choice, answering: Answering) -> Iterator[Json]:
+    """A row's chosen answers; where none was chosen, its first answer with the reason. The first row holds all the costs."""
+    kept = choice.chosen or case.candidates[:1]
+    replies = [candidate.reply for candidate in case.candidates]
+    for number, candidate in enumerate(kept):
+        row: Json = {"id": case.example.id, "sample": candidate.sample, "target_source": "teacher"}
+        row |= candidate.reply.as_dict()
+        if not answering.is_single:
+            row["teacher"] = answering.teachers[candidate.teacher].label
+            row["attempts"] = sum(reply.attempts for reply in replies) if number == 0 else 0
+            costs = [reply.cost_usd for reply in replies] if number == 0 else [0.0]
+            row["cost_usd"] = None if None in costs else sum(cost for cost in costs if cost is not None)
+        if choice.agreement is not None:
+            row["agreement"] = choice.agreement
+        if choice.weights:
+            row["weight"] = choice.weights[number]
+        if candidate.said:
+            row["said"] = list(candidate.said)
+        if choice.finding is not None:
+            row["refused"] = choice.finding.reason
+        yield row
 
 
 def _enough_answers(job: Job, path: Path) -> None:
@@ -111,30 +234,3 @@ def _enough_answers(job: Job, path: Path) -> None:
             f"{job.generate.min_kept_share:.0%} must have one (generate.min_kept_share); {path} names them; "
             f"run again to ask for these only"
         )
-
-
-class _Ledger:
-    """What asking has cost, this time and in earlier starts of the same run, kept in state.json and events.jsonl."""
-
-    def __init__(self, folder: RunFolder, total: int) -> None:
-        self.folder = folder
-        self.total = total
-        self.spent = Asked()
-        self.before: Json = folder.state().get("spend", {})
-        self._noted = time.monotonic()
-
-    def note(self, done: int, *, last: bool = False) -> None:
-        if not last and time.monotonic() - self._noted < SECONDS_BETWEEN_NOTES:
-            return
-        self._noted = time.monotonic()
-        self.folder.update_state(spend=self._sum())
-        counts = {"done": done, "total": self.total, "failed": self.spent.failed, "from_journal": self.spent.from_journal}
-        self.folder.event("progress", stage="generate", **counts)
-        self.folder.event("spend", stage="generate", **self.spent.as_dict())
-
-    def _sum(self) -> Json:
-        names = ("asked", "failed", "prompt_tokens", "completion_tokens")
-        spent = self.spent.as_dict()
-        costs = (self.before.get("cost_usd", 0.0), self.spent.cost_usd)
-        cost = None if None in costs else sum(costs)
-        return {**{name: self.before.get(name, 0) + spent[name] for name in names}, "cost_usd": cost}
