@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import struct
 from pathlib import Path
 
 import pyarrow
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from potstill import json_rows
+from potstill import json_rows, table_rows
 from potstill.errors import DataError
 from potstill.readers import read_file
 from potstill.types import Raw
@@ -109,6 +110,18 @@ def test_json_lines_and_arrays_are_recognised_whatever_the_ending(tmp_path: Path
     assert len(read(write(tmp_path / "c.json", f'{{"data": [{ROW}]}}'))) == 1
 
 
+def test_a_zero_byte_or_a_broken_first_line_spoils_its_own_row_alone(tmp_path: Path) -> None:
+    many = f"{ROW}\n" * 3
+    for name, first in [
+        ("a.jsonl", '{"prompt": "\0"}'),
+        ("b.jsonl", '[{"prompt": "cut o'),
+        ("c.json", '[{"a": 1'),
+        ("d.json", "?"),
+    ]:
+        rows = read(write(tmp_path / name, f"{first}\n{many}"))
+        assert [row.problem is None for row in rows] == [False, True, True, True]
+
+
 def test_an_array_on_each_line_is_a_bad_row_on_each_line(tmp_path: Path) -> None:
     rows = read(write(tmp_path / "a.jsonl", f"[{ROW}]\n[{ROW}]\n"))
     assert [str(row.problem).partition(":")[0] for row in rows] == ["not an object"] * 2
@@ -117,8 +130,9 @@ def test_an_array_on_each_line_is_a_bad_row_on_each_line(tmp_path: Path) -> None
 
 
 def test_an_array_element_that_is_no_object_harms_no_other(tmp_path: Path) -> None:
-    rows = read(write(tmp_path / "a.json", f'[1, "x", {ROW}, {{"a": NaN}}]'))
-    assert [row.problem is None for row in rows] == [False, False, True, False]
+    bad = ["1", '"x"', '{"a": NaN}', '{"a": 1, "a": 2}', '{"a": ' + "9" * 5000 + "}", '{"a": "\\ud800"}', "[" * 70 + "]" * 70]
+    rows = read(write(tmp_path / "a.json", f"[{ROW}, {', '.join(bad)}, {ROW}]"))
+    assert [row.problem is None for row in rows] == [True, *([False] * len(bad)), True]
 
 
 @pytest.mark.parametrize(
@@ -162,6 +176,22 @@ def test_bad_csv_rows_harm_no_other(tmp_path: Path) -> None:
     assert "byte 0xe9 at position 4 of column 'prompt'" in str(rows[2].problem)
 
 
+def test_quotes_that_are_not_closed_cost_their_own_line_alone(tmp_path: Path) -> None:
+    many = "".join(f"{number},yes\n" for number in range(2000))
+    rows = read(write(tmp_path / "a.csv", f'prompt,completion\na,b\n"open,z\n{many}"also open,\n{many}"two\nlines",b\n'))
+    bad = [(row.line, str(row.problem).partition(":")[0], row.text) for row in rows if row.problem]
+    assert bad == [(3, "not CSV", '"open,z'), (2004, "not CSV", '"also open,')]
+    assert [row.line for row in rows] == list(range(2, 4006))
+    assert rows[-1].row == {"prompt": "two\nlines", "completion": "b"}
+
+
+def test_a_csv_line_without_end_is_refused_and_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_rows, "MAX_CELL", 100)
+    monkeypatch.setattr(table_rows, "CHUNK", 10)
+    rows = read(write(tmp_path / "a.csv", f"prompt,completion\n{'x' * 500},b\na,b\n"))
+    assert [(row.line, str(row.problem).partition(":")[0]) for row in rows] == [(2, "not CSV"), (3, "None")]
+
+
 @pytest.mark.parametrize(("name", "mark"), [("a.tsv", "\t"), ("a.csv", ";"), ("b.csv", "\t")])
 def test_other_delimiters_are_recognised(tmp_path: Path, name: str, mark: str) -> None:
     assert read(write(tmp_path / name, f"prompt{mark}completion\na{mark}b\n"))[0].row == json.loads(ROW)
@@ -178,6 +208,29 @@ def test_parquet_rows_come_in_batches_with_nested_messages(tmp_path: Path) -> No
     rows = read(tmp_path / "a.parquet")
     assert [row.line for row in rows] == list(range(1, 1101))
     assert rows[0].row == {"messages": [{"role": "user", "content": "q0"}], "score": None}
+
+
+def test_parquet_values_that_python_cannot_hold_are_text_or_spoil_their_own_row(tmp_path: Path) -> None:
+    texts = pyarrow.StringArray.from_buffers(3, *map(pyarrow.py_buffer, (struct.pack("4i", 0, 1, 2, 3), b"a\xffb")))
+    columns = {"prompt": texts, "at": pyarrow.array([1, 1_234_567_891, None], pyarrow.timestamp("ns"))}
+    days = pyarrow.array([10**8, 0, 0], pyarrow.date32())
+    nested = pyarrow.StructArray.from_arrays([pyarrow.array([0, 0, 1], pyarrow.time64("ns"))], ["t"])
+    keys = pyarrow.array([bytes(16)] * 3, pyarrow.uuid())
+    table = pyarrow.table({**columns, "day": days, "nested": nested, "key": keys})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    first, second, third = read(tmp_path / "a.parquet")
+    assert first.row is not None
+    assert first.row["at"] == "1970-01-01 00:00:00.000000001"
+    assert (first.row["nested"], first.row["key"]) == ({"t": "00:00:00"}, "00000000-0000-0000-0000-000000000000")
+    assert second.problem == "not UTF-8: byte 0xff at position 1 of column 'prompt'"
+    assert str(third.problem).startswith("not readable: column 'nested' holds a struct<t: time64[ns]>")
+
+
+def test_a_parquet_file_that_names_a_column_twice_is_refused(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["prompt", "prompt"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="names the column 'prompt' twice"):
+        read(tmp_path / "a.parquet")
 
 
 def test_a_broken_parquet_file_is_refused(tmp_path: Path) -> None:

@@ -67,6 +67,13 @@ def test_a_prompt_and_a_completion_may_be_lists_of_messages() -> None:
     assert (len(example.messages), example.gold) == (2, "b")
 
 
+def test_json_in_a_cell_that_could_not_be_written_again_stays_text() -> None:
+    for cell in ('{"a":' * 900 + "1" + "}" * 900, '{"a": NaN}', '{"a": 1, "a": 2}', '{"a": "\\ud800"}'):
+        example = read_row({"prompt": "a", "meta": cell}, "f:1")
+        assert example.meta == {"meta": cell}
+        assert json.dumps(example.as_dict())
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [

@@ -32,6 +32,14 @@ def parse_object(text: str) -> tuple[dict[str, Any] | None, str | None]:
     >>> parse_object('{"a": 1, "a": 2}')
     (None, "not JSON: the key 'a' stands twice")
     """
+    value, problem = parse_value(text)
+    if problem is None and not isinstance(value, dict):
+        return None, f"not an object: the line is a JSON {_json_name(value)}, a row must be {{...}}"
+    return value, problem
+
+
+def parse_value(text: str) -> tuple[Any, str | None]:
+    """Any JSON value, as strictly; or None and the problem."""
     try:
         text.encode()
         value = _DECODER.decode(text)
@@ -47,8 +55,6 @@ def parse_object(text: str) -> tuple[dict[str, Any] | None, str | None]:
         return None, f"not JSON: {error}"
     if text.count("{") + text.count("[") > MAX_DEPTH and is_deep(value):
         return None, TOO_DEEP
-    if not isinstance(value, dict):
-        return None, f"not an object: the line is a JSON {_json_name(value)}, a row must be {{...}}"
     return value, None
 
 

@@ -17,6 +17,7 @@ from .types import Raw
 EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _ALLOWED = ", ".join(EXTENSIONS)
 _HEAD = 8192
+_ZERO_SHARE = 0.05
 _OTHER_FILES = {
     codecs.BOM_UTF16_LE: "UTF-16 text",
     codecs.BOM_UTF16_BE: "UTF-16 text",
@@ -41,7 +42,7 @@ def check_file(path: Path) -> None:
     for mark, name in _OTHER_FILES.items():
         if head.startswith(mark):
             raise DataError(f"data file {path} is {name}, not UTF-8 text; convert it first")
-    if b"\0" in head:
+    if head.count(0) > len(head) * _ZERO_SHARE:  # a few zeros spoil their own rows alone
         raise DataError(f"data file {path} is not UTF-8 text: byte {head.index(0) + 1} is zero; convert it to UTF-8")
 
 
@@ -79,15 +80,14 @@ def _head(path: Path) -> bytes:
 def _is_one_value(path: Path) -> bool:
     """Whether a file is one JSON value (an array, or an object around it) and not JSON lines; its ending may be wrong."""
     head = _head(path).removeprefix(codecs.BOM_UTF8).lstrip()
-    if not head.startswith((b"[", b"{")):
-        return path.suffix.lower() == ".json"
     with path.open("rb") as file:
         first, rest = (file.readline(MAX_LINE).removeprefix(codecs.BOM_UTF8).decode(errors="replace") for _ in range(2))
+    is_json = path.suffix.lower() == ".json"
     row, problem = parse_object(first)
     if row is not None:
-        return path.suffix.lower() == ".json" and "data" in row and not rest.strip()
-    if problem is not None and problem.startswith("not an object"):
-        return not rest.strip()  # one array in one line, or an array a line
-    if head.startswith(b"["):
-        return path.suffix.lower() == ".json" or head[1:].lstrip().startswith(b"{")
-    return path.suffix.lower() == ".json" and parse_object(rest)[0] is None  # not even the second line is a row of its own
+        return is_json and "data" in row and not rest.strip()
+    if problem is not None and problem.startswith("not an object"):  # one value in one line, or a value a line
+        return not rest.strip() and (is_json or head.startswith(b"["))
+    if parse_object(rest)[0] is not None and not first.rstrip().endswith("["):
+        return False  # the second line is a row of its own, so the first is a bad one
+    return is_json or (head.startswith(b"[") and head[1:].lstrip().startswith(b"{"))

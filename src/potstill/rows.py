@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .errors import DataError
+from .json_rows import parse_value
 from .texts import normalised as normalised
 from .types import Example, Message
 
@@ -192,11 +193,7 @@ def _decoded(value: Any) -> Any:
     """A cell of CSV may hold messages or meta as JSON text."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[{", "{")):
         return value
-    try:
-        found = json.loads(value)
-        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()  # no NaN, no half characters
-    except (ValueError, RecursionError):
-        return value
+    found, _ = parse_value(value)
     is_chat = isinstance(found, list) and all(isinstance(part, Mapping) and "role" in part for part in found)
     return found if is_chat or isinstance(found, Mapping) else value
 
