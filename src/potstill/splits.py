@@ -83,6 +83,7 @@ class SplitCounts:
     left_out: Counter[str] = field(default_factory=Counter)
     gold_withheld: int = 0
     bare_duplicates: int = 0
+    refused: int = 0
     adapt: Counter[str] = field(default_factory=Counter)
 
 

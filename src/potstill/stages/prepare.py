@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from ..errors import DataError, JobFailedError
+from ..contracts import Answered, Room, Teacher
+from ..errors import DataError, JobError, JobFailedError
 from ..intake import ADAPT, FileCount, Source, take_in
 from ..job import Job
 from ..readers import check_file
 from ..rows import ColumnNames
-from ..runfolder import Json, RunFolder, file_digest, write_json
+from ..runfolder import Json, RunFolder, file_digest, read_rows, write_json, write_rows
+from ..sieve import Sieve
 from ..splits import SplitCounts, SplitWishes, make_splits
-from ..types import SPLITS
+from ..types import SPLITS, Example, Reply, Request
+
+ROWS_AT_ONCE = 256
 
 
 def inputs(job: Job) -> Any:
@@ -23,12 +30,15 @@ def inputs(job: Job) -> Any:
     sources = sources_of(job)
     for source in sources:
         check_file(source.path)
-    settings = job.data.model_dump(mode="json", exclude={"folder"})
+    settings = job.data.model_dump(mode="json", exclude={"folder", "invent"})
     return [settings, [[source.name, file_digest(source.path)] for source in sources]]
 
 
 def run(job: Job, folder: RunFolder) -> None:
-    """Raises DataError when a file cannot be used or a split stays empty, JobFailedError when too few rows are usable."""
+    """Raises DataError when a file cannot be used or a split stays empty, JobFailedError when too few rows are usable.
+
+    The job's `data.checks` look at the train prompts here, before anything is paid for; test rows are never removed.
+    """
     spool = folder.data / ".taken"
     rejected = folder.data / "rejected.jsonl"
     columns = ColumnNames(**job.data.columns.model_dump()) if job.data.columns else None
@@ -37,10 +47,51 @@ def run(job: Job, folder: RunFolder) -> None:
     _refuse_too_few(files, job.data.min_valid_share, rejected)
     counts = make_splits(spool, folder.data, _wishes(job))
     shutil.rmtree(spool)
+    checks = _check_prompts(job, folder, counts)
     card = {**_card(files, counts, job), "adapt": _adapt_card([file for file in taken if file.split == ADAPT], counts)}
+    card |= {"checks": checks} if checks else {}
     write_json(folder.data / "card.json", card)
     _refuse_empty(counts, card, job, files)
     folder.event("prepared", rejected=card["rejected"], splits=card["splits"])
+
+
+def _check_prompts(job: Job, folder: RunFolder, counts: SplitCounts) -> Json:
+    """Takes out of train what the job's checks refuse (data/refused.jsonl says why), and returns their reports."""
+    refused = folder.data / "refused.jsonl"
+    refused.unlink(missing_ok=True)
+    if not job.data.checks:
+        return {}
+    sieve = Sieve(job.data.checks, Room(job.task, folder.data, job.teachers, _ask_nobody))
+    rows = read_rows(folder.data / "train.jsonl")
+    before = counts.rows["train"]
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as bin_file:
+        write_rows(folder.data / "train.jsonl", _sifted(rows, sieve, counts, bin_file))
+        bin_file.seek(0)
+        write_rows(refused, (json.loads(line) for line in bin_file))
+    counts.refused = before - counts.rows["train"]
+    return sieve.report()
+
+
+def _sifted(rows: Iterator[Json], sieve: Sieve, counts: SplitCounts, refused: IO[str]) -> Iterator[Json]:
+    counts.rows["train"] = counts.gold["train"] = 0
+    while part := list(islice(rows, ROWS_AT_ONCE)):
+        examples = [Example.from_dict(row) for row in part]
+        sifted = sieve.sift([Answered(example, None, "prompt") for example in examples])
+        for row, before, one in zip(part, examples, sifted, strict=True):
+            example = one.answered.example
+            if one.reason is None:
+                counts.rows["train"] += 1
+                counts.gold["train"] += example.gold is not None
+                yield row if example is before else example.as_dict()
+            else:
+                told = {"id": example.id, "source": example.source, "reason": one.reason}
+                refused.write(json.dumps(told, ensure_ascii=False) + "\n")
+
+
+def _ask_nobody(teacher: Teacher, requests: Sequence[Request]) -> list[Reply]:
+    raise JobError(
+        f"data.checks run before anything is asked, so none of them may ask a model ({teacher.label}); use validation.checks"
+    )
 
 
 def sources_of(job: Job) -> list[Source]:
@@ -63,7 +114,7 @@ def _wishes(job: Job) -> SplitWishes:
 
 
 def _card(files: Sequence[FileCount], counts: SplitCounts, job: Job) -> Json:
-    """The counts of data/card.json. read = rejected + duplicates + leakage + left_out + rows, over all splits."""
+    """The counts of data/card.json. read = rejected + duplicates + leakage + left_out + refused + rows, over all splits."""
     duplicates = Counter(dict.fromkeys(SPLITS, 0))
     reasons: Counter[str] = Counter()
     for file in files:
@@ -81,6 +132,7 @@ def _card(files: Sequence[FileCount], counts: SplitCounts, job: Job) -> Json:
         "duplicates": dict(duplicates),
         "leakage": leakage,
         "left_out": {split: counts.left_out[split] for split in SPLITS},
+        "refused": counts.refused,
         "gold_withheld": counts.gold_withheld,
         "splits": {
             split: {
