@@ -25,21 +25,18 @@ class _Rule(BaseModel):
 
     teacher: int | str = Field(description=f"who answers: {NAMED}")
     task: str | None = Field(default=None, description="the row's meta.task, or else the job's task, is this")
-    language: tuple[str, ...] = Field(default=(), description="the user's turns are in one of these languages, as ISO 639 codes")
+    language: str | tuple[str, ...] = Field(
+        default=(), description="the user's turns are in this language, or one of these, as ISO 639 codes"
+    )
     min_words: int | None = Field(default=None, ge=1, description="the whole prompt has at least as many words")
     max_words: int | None = Field(default=None, ge=1, description="the whole prompt has at most as many words")
     contains: str | None = Field(default=None, description="a regular expression that is found in the user's turns")
     meta: Mapping[str, Any] = Field(default={}, description="values that the row's meta has, such as {source: qed}")
 
-    @field_validator("language", mode="before")
-    @classmethod
-    def _one_language(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
     @field_validator("language")
     @classmethod
-    def _can_be_told(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        require_languages(value)
+    def _can_be_told(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        require_languages(_listed(value))
         return value
 
     @field_validator("contains")
@@ -76,7 +73,11 @@ class _Rule(BaseModel):
             length = sum(len(words(message.content)) for message in example.messages)
             if length < (self.min_words or 0) or (self.max_words is not None and length > self.max_words):
                 return False
-        return not self.language or language_of(asked) in self.language
+        return not self.language or language_of(asked) in _listed(self.language)
+
+
+def _listed(languages: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (languages,) if isinstance(languages, str) else languages
 
 
 class Route(Combiner):

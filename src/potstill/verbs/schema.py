@@ -12,6 +12,7 @@ from ..terminal import say_json
 FAMILY_OF = {
     "Task": "tasks",
     "Teacher": "teachers",
+    "Combiner": "combiners",
     "Check": "checks",
     "Loss": "losses",
     "Exporter": "exporters",
@@ -37,6 +38,7 @@ def editor_schema() -> dict[str, Any]:
         parts[name] = {"anyOf": [STRING, {"$ref": f"#/$defs/{name}Mapping"}]}
     parts["DataSettings"]["anyOf"].append({"type": "array", "items": STRING})
     del made["properties"]["folder"]  # the loader's own: the job file's folder
+    made["properties"]["teacher"] = _or_several(made["properties"]["teacher"])
     made["properties"]["exports"] = _or_string(made["properties"]["exports"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
 
@@ -51,7 +53,7 @@ def _mappings(family: str, parts: dict[str, Any]) -> list[dict[str, Any]]:
         except MissingPackageError:
             schemas.append({"type": "object", "properties": {"kind": {"const": kind}}, "required": ["kind"]})
             continue
-        parts.update(own.pop("$defs", {}))
+        parts.update({name: part for name, part in own.pop("$defs", {}).items() if name not in FAMILY_OF})  # a judge is a Teacher
         own["properties"]["kind"] = {"const": kind}
         own["required"] = sorted({*own.get("required", []), "kind"})
         schemas.append(own)
@@ -65,6 +67,12 @@ def _with_short_paths(settings: dict[str, Any]) -> dict[str, Any]:
         for name, field in settings["properties"].items()
     }
     return {**settings, "properties": short}
+
+
+def _or_several(field: dict[str, Any]) -> dict[str, Any]:
+    """One of these, or a list of them."""
+    one = {"$ref": field.pop("$ref")}
+    return {**field, "anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
 
 
 def _or_string(field: dict[str, Any]) -> dict[str, Any]:
