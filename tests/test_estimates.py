@@ -61,11 +61,12 @@ def test_only_rows_without_gold_are_asked_and_an_unknown_price_stays_unknown(tmp
     tokens = count_tokens(found["train"].sample, job.task, load_tokenizer(str(student_folder)), 512)
     expected = estimate(job, found, tokens)
     train_rows = 40 - 4 - 4
-    assert expected.teacher_requests == train_rows - 10 + 4, "and the test rows, which a teacher behind an API answers too"
+    assert expected.teacher_requests == train_rows - 10 + 4 + 4, "and the probe's and the test rows"
     assert expected.cost_usd == (expected.prompt_tokens + 2 * expected.answer_tokens) / 1e6
     asks_all = make_job(tmp_path, student_folder, generate={"when_gold": "teacher"}, teacher="gpt-4")
-    assert estimate(asks_all, found, tokens).teacher_requests == train_rows + 4
-    unknown = make_job(tmp_path, student_folder, teacher="deepseek-v3")
+    assert estimate(asks_all, found, tokens).teacher_requests == train_rows + 4 + 4
+    assert expected.most_usd == pytest.approx(5 * (expected.prompt_tokens + 2 * 30 * job.task.max_answer_tokens) / 1e6)
+    unknown = make_job(tmp_path, student_folder, teacher="llama-3.1-405b-instruct")
     assert estimate(unknown, found, tokens).cost_usd is None
 
 

@@ -32,7 +32,7 @@ FLOORS: dict[float, str] = {
     3.2: "asking batch_asking",
     3.3: "answering",
     4: "job training teacher_signals tasks teachers combiners checks losses metrics exporters compute",
-    4.1: "desk",
+    4.1: "desk bill",
     5: "stages estimates terminal",
     5.1: "checking",
     6: "pipeline workspace",

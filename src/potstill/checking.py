@@ -11,7 +11,7 @@ import psutil
 from transformers import PreTrainedTokenizerBase
 
 from .errors import JobError, ModelError
-from .estimates import SplitSurvey, Tokens, count_tokens, estimate, parameters_of, size_text, survey
+from .estimates import Estimate, SplitSurvey, Tokens, count_tokens, estimate, parameters_of, size_text, survey
 from .job import Job
 from .lessons import longest_row
 from .rendering import load_tokenizer, prompt_ids, tokenizer_problems, vocabulary_difference
@@ -105,7 +105,12 @@ def _tokenizer(role: str, model: str, job: Job) -> tuple[PreTrainedTokenizerBase
 
 
 def _teacher(job: Job, student: PreTrainedTokenizerBase | None) -> Iterator[Finding]:
-    problems = job.teacher.problems()
+    problems = [problem for teacher in job.teachers for problem in teacher.problems()]
+    problems += job.combine.problems(job.teachers, job.task) if job.combine else []
+    unpriced = [one.label for one in job.teachers if one.price().cost(1, 1) is None] if job.budget.max_cost_usd else []
+    if unpriced:
+        said = f"budget.max_cost_usd is set and the price of {unpriced[0]} is unknown"
+        problems.append(f"{said}; give it input_per_million and output_per_million, or use budget.max_tokens")
     yield from (Finding("problem", "teacher", problem) for problem in problems)
     place = job.teacher.local_model()
     if problems:
@@ -183,9 +188,19 @@ def _exports(job: Job, architecture: str) -> Iterator[Finding]:
 
 def _room(job: Job, surveyed: dict[str, SplitSurvey], tokens: Tokens | None) -> Iterator[Finding]:
     needed = estimate(job, surveyed, tokens)
+    yield from _money(job, needed)
     place = next(folder for folder in (job.run_path, *job.run_path.parents) if folder.exists())
     yield _compare("disk", needed.disk_bytes, shutil.disk_usage(place).free)
     yield _compare("memory", needed.memory_bytes, psutil.virtual_memory().available)
+
+
+def _money(job: Job, needed: Estimate) -> Iterator[Finding]:
+    cap = job.budget.max_cost_usd
+    if cap is not None and needed.cost_usd is not None and needed.cost_usd > cap:
+        said = f"about ${needed.cost_usd:,.2f} are expected and budget.max_cost_usd is ${cap:,.2f}"
+        yield Finding("warning", "budget", f"{said}; the run will stop before it goes over, and a higher cap goes on from there")
+    elif job.budget.is_set:
+        yield Finding("ok", "budget", f"the run stops before it goes over {job.budget.model_dump(exclude_none=True)}")
 
 
 def _compare(what: str, needed: int | None, free: int) -> Finding:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from .bill import TeacherBill, bill, total
 from .contracts import Task
 from .errors import DataError, ModelError
 from .job import Job
@@ -65,6 +66,8 @@ class Estimate:
     prompt_tokens: int
     answer_tokens: int
     cost_usd: float | None
+    most_usd: float | None
+    teachers: list[TeacherBill]
     training_tokens: int
     memory_bytes: int | None
     disk_bytes: int | None
@@ -166,20 +169,23 @@ def estimate(job: Job, found: dict[str, SplitSurvey], tokens: Tokens | None) -> 
     """Puts the survey, the sample's tokens and the models' sizes together."""
     rows = training_rows(job, found)
     gold = min(found["train"].gold, job.data.max_gold_rows if job.data.max_gold_rows is not None else rows, rows)
-    requests = rows if job.generate.when_gold == "teacher" else rows - gold
-    test_rows = found["test"].rows or int(found["train"].rows * job.data.test_share)
-    requests += 0 if job.teacher.local_model() else min(test_rows, job.data.max_test_rows or test_rows)
+    asks_all = job.generate.when_gold == "teacher" or getattr(job.task, "turns", "keep_gold") != "keep_gold"
+    asked = rows if asks_all else rows - gold
+    asked += min(job.generate.probe_rows, _rows_of(found, job, "validation")) if asked else 0
+    asked += 0 if job.teacher.local_model() else _rows_of(found, job, "test")
     prompt, answer = (tokens.prompt, tokens.answer) if tokens else (0.0, 0.0)
     size = parameters_of(job.student.model)
     training_tokens = int(rows * (prompt + answer) * job.train.epochs)
-    asked = (int(requests * prompt), int(requests * answer))
+    bills = bill(job, found["train"].sample, asked, prompt, answer)
     runs = 2 if job.evaluate.control else 1
     seconds = _training_seconds(size, training_tokens * runs)
     return Estimate(
-        teacher_requests=requests,
-        prompt_tokens=asked[0],
-        answer_tokens=asked[1],
-        cost_usd=job.teacher.price().cost(*asked),
+        teacher_requests=sum(one.requests for one in bills),
+        prompt_tokens=sum(one.prompt_tokens for one in bills),
+        answer_tokens=sum(one.answer_tokens for one in bills),
+        cost_usd=total([one.cost_usd for one in bills]),
+        most_usd=total([one.most_usd for one in bills]),
+        teachers=bills,
         training_tokens=training_tokens,
         memory_bytes=_memory(job, size),
         disk_bytes=_disk(job, size, int(rows * answer)),
@@ -189,6 +195,12 @@ def estimate(job: Job, found: dict[str, SplitSurvey], tokens: Tokens | None) -> 
         if seconds is not None
         else "unknown: the student's weights are not on this machine",
     )
+
+
+def _rows_of(found: dict[str, SplitSurvey], job: Job, split: str) -> int:
+    """The held-out rows of a split: of its own files, or its share of train; at most what the job takes."""
+    rows = found[split].rows or int(found["train"].rows * getattr(job.data, f"{split}_share"))
+    return min(rows, getattr(job.data, f"max_{split}_rows") or rows)
 
 
 def _held_out_shares(job: Job) -> Iterator[float]:

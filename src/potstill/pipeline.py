@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import yaml
 
+from .budget import BudgetError
 from .checking import refuse_problems
 from .job import Job
 from .runfolder import RunFolder, fingerprint, seconds_since
@@ -71,6 +72,10 @@ def run_job(job: Job) -> RunFolder:
         except KeyboardInterrupt:
             folder.update_state(status="stopped", reason="stopped by the user")
             folder.event("stopped")
+            raise
+        except BudgetError as error:
+            folder.update_state(status="paused", reason=_reason(error))
+            folder.event("paused", reason=_reason(error))
             raise
         except BaseException as error:
             folder.update_state(status="failed", reason=_reason(error))

@@ -39,7 +39,7 @@ MODEL_FIELDS = {
     "output_per_million",
     "licence_note",
 }
-FINAL = {"Completed", "Failed", "Canceled", "NotResponding"}
+FINAL = {"Completed", "Failed", "Canceled", "NotResponding", "Paused"}
 PREPARING_STAGES = {None, "prepare", "adapt"}
 FINALIZING_STAGES = {"export", "report"}
 
@@ -186,8 +186,8 @@ def azure_status(state: Mapping[str, Any], process: JobProcess) -> str:
         return _live_status(status, state.get("stage"), process)
     if process.cancelled():
         return "Canceled"
-    if status == "failed":
-        return "Failed"
+    if status in ("failed", "paused"):
+        return status.capitalize()
     return "NotResponding" if process.started() else "NotStarted"
 
 

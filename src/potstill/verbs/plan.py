@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ..budget import Budget
 from ..errors import DataError
 from ..estimates import Estimate, count_tokens, estimate, size_text, survey
 from ..job import Job, load_job
@@ -34,7 +35,7 @@ def plan(job_file: Path, overrides: list[str], as_json: bool) -> None:
     say()
     _say_stages(stages)
     say()
-    _say_estimate(expected)
+    _say_estimate(expected, job.budget)
 
 
 def job_lines(resolved: dict[str, Any], written: Any, overridden: set[str], path: str = "") -> list[str]:
@@ -74,15 +75,24 @@ def _say_stages(stages: list[StagePlan]) -> None:
         say(f"{'done' if stage.done else 'to do':<6} {stage.stage}")
 
 
-def _say_estimate(expected: Estimate) -> None:
-    cost = "unknown (no price is known for this teacher)" if expected.cost_usd is None else f"${expected.cost_usd:,.2f}"
-    if expected.cost_usd == 0:
-        cost = "nothing (a local teacher)"
+def _say_estimate(expected: Estimate, budget: Budget) -> None:
     memory, disk = (size_text(value) for value in (expected.memory_bytes, expected.disk_bytes))
     took = "unknown" if expected.seconds is None else f"about {max(1, round(expected.seconds / 60))} min"
     say(f"teacher   {expected.teacher_requests:,} rows, {expected.prompt_tokens:,} + {expected.answer_tokens:,} tokens")
-    say(f"cost      {cost}; answers that are in the journal already cost nothing")
+    if len(expected.teachers) > 1:
+        for one in expected.teachers:
+            say(f"          {one.label}: {one.requests:,} answers, {_dollars(one.cost_usd, one.most_usd)}")
+    say(f"cost      {_dollars(expected.cost_usd, expected.most_usd)}; answers that are in the journal already cost nothing")
+    if budget.is_set:
+        caps = {name: value for name, value in budget.model_dump().items() if value is not None}
+        say(f"budget    {', '.join(f'{name} {value:,}' for name, value in caps.items())}; the run stops before it goes over")
     say(f"training  {expected.training_tokens:,} tokens")
     say(f"memory    {memory} and the activations")
     say(f"disk      {disk}")
     say(f"time      {took} ({expected.how})")
+
+
+def _dollars(cost: float | None, most: float | None) -> str:
+    if cost is None or most is None:
+        return "unknown (no price is known for this teacher)"
+    return "nothing (a local teacher)" if most == 0 else f"about ${cost:,.2f}, at most ${most:,.2f}"
