@@ -9,7 +9,7 @@ Generate and evaluate answer through here, so that a teacher is judged on test r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from .budget import Purse
 from .contracts import Candidate, Case, Check, Choice, Combiner, Finding, Room, Task, Teacher
 from .inquiry import Outcome, Persistence, Question, inquire
 from .journal import Journal, Payer
+from .rows import bare_meta
 from .types import Example, Reply, Request
 
 ROWS_AT_ONCE = 256
@@ -45,7 +46,11 @@ class Desk:
 
 @dataclass(frozen=True)
 class Answering:
-    """The part of a job that decides answers. `every_turn` says for which rows each of the assistant's turns is asked."""
+    """The part of a job that decides answers. `every_turn` says for which rows each of the assistant's turns is asked.
+
+    `blind`: what is made of several answers is made without a look at the gold. On test rows a combiner that keeps what the
+    gold proves right would be an oracle, and the teachers would seem better than anyone who asks them will find them.
+    """
 
     task: Task
     teachers: tuple[Teacher, ...]
@@ -54,6 +59,7 @@ class Answering:
     checks: tuple[Check, ...] = ()
     persistence: Persistence = field(default_factory=Persistence)
     every_turn: bool = False
+    blind: bool = False
 
     @property
     def is_single(self) -> bool:
@@ -126,7 +132,8 @@ class Answering:
             outcomes = replay(teacher, inquiries, desk.journal, desk.failures.get(number))
             for row, outcome in zip(asked, outcomes, strict=True):
                 found[row].append(self._candidate(number, outcome))
-        return [Case(example, tuple(candidates)) for example, candidates in zip(examples, found, strict=True)]
+        shown = [replace(one, gold=None, meta=bare_meta(one.meta)) for one in examples] if self.blind else examples
+        return [Case(example, tuple(candidates)) for example, candidates in zip(shown, found, strict=True)]
 
     def _candidate(self, number: int, outcome: Outcome) -> Candidate:
         reply = outcome.reply

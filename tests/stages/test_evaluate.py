@@ -33,7 +33,7 @@ class Light(Task):
 COLOURS = ("red", "green", "blue")
 
 
-def make_run(tmp_path: Path, student: Path, teacher: dict[str, Any], rows: int = 6) -> tuple[Job, RunFolder]:
+def make_run(tmp_path: Path, student: Path, teacher: Any, rows: int = 6, **more: Any) -> tuple[Job, RunFolder]:
     (tmp_path / "light.py").write_text(TASK)
     (tmp_path / "train.jsonl").write_text("{}")
     job = Job(
@@ -46,6 +46,7 @@ def make_run(tmp_path: Path, student: Path, teacher: dict[str, Any], rows: int =
         evaluate={"latency_rows": 2, "bootstrap_samples": 100},
         train={"losses": ["cross_entropy"]},
         generate={"min_kept_share": 0.6},
+        **more,
     )
     folder = RunFolder(job.run_path)
     examples = [Example(f"e{i}", (Message("user", f"light {i} {COLOURS[i % 3]}"),), COLOURS[i % 3]) for i in range(rows)]
@@ -108,7 +109,7 @@ def test_a_local_teacher_answers_with_its_adapted_weights_and_unwanted_systems_a
     ]
     shutil.copytree(teacher_folder, folder.teacher)
     after = evaluate.systems(job, folder)[0]
-    assert (after.model, after.label, after.teacher) == (str(folder.teacher), "teacher", None)
+    assert (after.model, after.label, after.answering) == (str(folder.teacher), "teacher", None)
 
 
 def test_a_prompt_that_does_not_fit_counts_as_wrong_and_is_noted(tmp_path: Path, student_folder: Path) -> None:
@@ -143,7 +144,7 @@ def test_a_teacher_behind_an_endpoint_has_the_latency_of_its_replies_and_is_aske
     tmp_path: Path, student_folder: Path
 ) -> None:
     with ChatServer(answer=lambda question: question.split()[-1], delay_s=0.05) as server:
-        teacher = {"kind": "openai_api", "base_url": server.url, "model": "deepseek-chat"}
+        teacher = {"kind": "openai_api", "base_url": server.url, "model": "deepseek-ai/DeepSeek-V3"}
         job, folder = make_run(tmp_path, student_folder, teacher)
         examples = [Example.from_dict(row) for row in read_rows(folder.data / "test.jsonl")]
         system = evaluate.systems(job, folder)[0]
@@ -158,7 +159,7 @@ def test_a_teacher_behind_an_endpoint_has_the_latency_of_its_replies_and_is_aske
     assert scores["latency_p50_s"] >= 0.05
     assert scores["parameters"] == 671_000_000_000
     assert scores["throughput_per_s"] is None
-    assert any("every answer was in the journal already" in note for note in scores["notes"])
+    assert any("answers were in the journal already" in note for note in scores["notes"])
 
 
 def test_a_teacher_that_cannot_be_reached_stops_the_stage_and_is_not_called_wrong(tmp_path: Path, student_folder: Path) -> None:
@@ -172,7 +173,15 @@ def test_the_parameters_of_an_endpoint_come_from_the_catalog(tmp_path: Path, stu
     job, _ = make_run(tmp_path, student_folder, SCRIPTED, rows=1)
 
     class Named(type(job.teacher)):  # type: ignore[misc]
-        model: str = "deepseek-chat"
+        model: str = "deepseek-ai/DeepSeek-V3"
 
     assert evaluate._catalog_parameters(job, Named(kind="scripted")) == 671_000_000_000
     assert evaluate._catalog_parameters(job, job.teacher) is None
+
+
+def test_a_combiner_that_goes_by_the_gold_may_not_see_it_on_test_rows(tmp_path: Path, student_folder: Path) -> None:
+    """With the gold in sight, two teachers of which one is right by chance would score like a good one."""
+    teachers = [{"kind": "scripted", "name": colour, "default": colour} for colour in COLOURS]
+    job, folder = make_run(tmp_path, student_folder, teachers, combine="best_of")
+    evaluate.run(job, folder)
+    assert read_json(folder.evaluation / "scores.json")["systems"]["teacher"]["accuracy"]["value"] == pytest.approx(2 / 6)

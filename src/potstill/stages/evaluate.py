@@ -125,7 +125,7 @@ def _asked_as_it_teaches(job: Job, folder: RunFolder) -> Answering:
     if usual.is_single:
         teachers = (teachers[0].model_copy(update={"temperature": 0.0}),)
     persistence = replace(usual.persistence, resamples=0)
-    return replace(usual, teachers=teachers, checks=(), persistence=persistence, every_turn=False)
+    return replace(usual, teachers=teachers, checks=(), persistence=persistence, every_turn=False, blind=True)
 
 
 def scores_of(job: Job, folder: RunFolder, chosen: Sequence[System], examples: Sequence[Example]) -> Json:
