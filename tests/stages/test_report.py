@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "page"))
 from made_run import ANSWERS_CARD, made_job, made_run
 
+from potstill.journal import Payer, Spend
 from potstill.plugins import load_plugin
 from potstill.runfolder import RunFolder, read_json, read_rows, write_json, write_rows
 from potstill.stages import report
@@ -190,14 +191,16 @@ def test_a_resumed_training_is_one_curve(tmp_path: Path) -> None:
 
 def test_an_unknown_cost_is_unknown_and_never_zero(tmp_path: Path) -> None:
     teacher = load_plugin("teachers", {"kind": "scripted"})
-    free = report.costs(teacher, ANSWERS_CARD, None)
+    answers, evaluation = Payer("run", "generate", "m"), Payer("run", "evaluate", "m")
+    free = report.costs([teacher], {answers: Spend(3, 0, 30, 10)}, ANSWERS_CARD)
     assert (free["says"], free["total_usd"]) == ("no charge", 0.0)
     endpoint = {"kind": "openai_api", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
-    priced = {**endpoint, "input_per_million": 1.0, "output_per_million": 2.0}
-    paid = report.costs(load_plugin("teachers", priced), {**ANSWERS_CARD, "cost_usd": 0.25}, {"cost_usd": 0.5})
-    assert (paid["says"], paid["total_usd"]) == ("$0.75", 0.75)
-    for teacher in (load_plugin("teachers", endpoint), load_plugin("teachers", priced)):
-        unknown = report.costs(teacher, {**ANSWERS_CARD, "cost_usd": None}, {"cost_usd": 0.5})
+    priced = load_plugin("teachers", {**endpoint, "input_per_million": 1.0, "output_per_million": 2.0})
+    paid = report.costs([priced], {answers: Spend(cost_usd=0.25), evaluation: Spend(cost_usd=0.5)}, {"cost_usd": 0.3})
+    assert (paid["says"], paid["total_usd"], paid["answers_usd"]) == ("$0.75", 0.75, 0.3)
+    assert list(paid["parts"]) == ["answers, m", "evaluation, m"]
+    for teacher in (load_plugin("teachers", endpoint), priced):
+        unknown = report.costs([teacher], {answers: Spend(unpriced=1), evaluation: Spend(cost_usd=0.5)}, ANSWERS_CARD)
         assert unknown["total_usd"] is None
         assert unknown["says"].startswith("unknown")
         assert "$" not in unknown["says"]
@@ -205,7 +208,7 @@ def test_an_unknown_cost_is_unknown_and_never_zero(tmp_path: Path) -> None:
 
 def test_a_local_teacher_is_no_charge(teacher_folder: Path) -> None:
     teacher = load_plugin("teachers", {"kind": "huggingface", "model": str(teacher_folder)})
-    assert report.costs(teacher, {}, None)["says"] == "local, no charge"
+    assert report.costs([teacher], {}, {})["says"] == "local, no charge"
 
 
 @pytest.mark.parametrize("name", ["support", "a<b>"])

@@ -12,6 +12,7 @@ import yaml
 from markupsafe import Markup, escape
 
 from .card import card_tables, label
+from .contributions import contribution_tables
 from .numbers import (
     bytes_in_words,
     count_in_words,
@@ -76,7 +77,10 @@ def render(report: Json) -> str:
         trained=[(role, curve["trained"]) for role, curve in report["curves"].items() if curve.get("trained")],
         settings=yaml.safe_dump(report["settings"], sort_keys=False, allow_unicode=True),
         data_tables=card_tables(report["data_card"]),
-        answer_tables=card_tables(report["answers_card"]),
+        answer_tables=[
+            *card_tables({key: value for key, value in report["answers_card"].items() if key != "teachers"}),
+            *contribution_tables(report["answers_card"].get("teachers", {})),
+        ],
         meaning=MEANING,
     )
 

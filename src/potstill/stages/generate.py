@@ -35,6 +35,7 @@ FILES = {"train": "answers.jsonl", "validation": "validation_answers.jsonl"}
 SOURCES = {"train": ("train.jsonl", "invented.jsonl"), "validation": ("validation.jsonl",)}
 SECONDS_BETWEEN_NOTES = 2.0
 PURPOSE = "generate"
+CONTRIBUTED = ("asked", "accepted", "rejected", "chosen", "prompt_tokens", "completion_tokens", "cost_usd")
 
 
 def inputs(job: Job) -> Any:
@@ -57,8 +58,10 @@ def run(job: Job, folder: RunFolder) -> None:
         try:
             _probe(job, folder, answering, desk)
             _ask(job, folder, answering, desk)
+            shares = {split: Contributions(answering) for split in FILES}
             for split, name in FILES.items():
-                write_rows(folder.answers / name, _lines(job, folder, split, answering, desk))
+                write_rows(folder.answers / name, _lines(job, folder, split, desk, shares[split]))
+            write_json(folder.answers / "contributions.json", shares["train"].as_dict())
         finally:
             note_spending(folder, desk)
     _enough_answers(job, folder.answers / FILES["train"])
@@ -185,12 +188,37 @@ class _SmokeGate:
             )
 
 
-def _lines(job: Job, folder: RunFolder, split: str, answering: Answering, desk: Desk) -> Iterator[Json]:
+class Contributions:
+    """What each teacher gave to a split: answers asked, those that could teach by themselves, those chosen, and their price."""
+
+    def __init__(self, answering: Answering) -> None:
+        self.answering = answering
+        self.counts: list[Json] = [dict.fromkeys(CONTRIBUTED, 0) for _ in answering.teachers]
+
+    def count(self, case: Case, choice: Choice) -> None:
+        for candidate in case.candidates:
+            reply, counts = candidate.reply, self.counts[candidate.teacher]
+            usable = reply.error is None and self.answering.refuse(case.example, reply) is None
+            counts["asked"] += 1
+            counts["accepted" if usable else "rejected"] += 1
+            counts["chosen"] += usable and candidate in choice.chosen
+            counts["prompt_tokens"] += reply.prompt_tokens or 0
+            counts["completion_tokens"] += reply.completion_tokens or 0
+            known = counts["cost_usd"] is not None and reply.cost_usd is not None
+            counts["cost_usd"] = counts["cost_usd"] + reply.cost_usd if known else None
+
+    def as_dict(self) -> Json:
+        return {teacher.label: counts for teacher, counts in zip(self.answering.teachers, self.counts, strict=True)}
+
+
+def _lines(job: Job, folder: RunFolder, split: str, desk: Desk, shares: Contributions) -> Iterator[Json]:
     """The split's answers in the order of its rows: gold as it is, the teachers' out of the journal."""
+    answering = shares.answering
     chosen = answering.choices(_asked(job, folder, split), desk, folder.data)
     for example in examples_of(folder, split):
         if needs_teacher(job, split, example):
             case, choice = next(chosen)
+            shares.count(case, choice)
             yield from answer_rows(case, choice, answering)
         elif split == "train":
             gold = Reply(example.gold or "", attempts=0, cost_usd=0.0)

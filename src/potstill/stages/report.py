@@ -10,12 +10,13 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..contracts import Teacher
 from ..job import Job
+from ..journal import Journal, Payer, Spend
 from ..page.numbers import bytes_in_words, count_in_words, dollars, percent, rate_in_words, seconds_in_words
 from ..page.render import render
 from ..runfolder import RunFolder, now, read_json, read_rows, write_json
@@ -26,6 +27,7 @@ Json = dict[str, Any]
 FORMAT = 1
 ROWS_SHOWN = 20
 NO_SCORES: Json = {"systems": {}, "comparisons": {}, "verdict": "Nothing has been evaluated, so nothing is proved.", "rows": 0}
+PURPOSES = {"generate": "answers", "probe": "probe on gold", "invent": "invented prompts", "evaluate": "evaluation"}
 PACKAGES = ("potstill", "torch", "transformers", "accelerate", "peft", "tokenizers")
 
 
@@ -62,7 +64,7 @@ def report_of(job: Job, folder: RunFolder) -> Json:
         "curves": training_curves(folder),
         "data_card": _json_or(folder.data / "card.json", {}),
         "answers_card": answers_card,
-        "costs": costs(job.teacher, answers_card, (scores["systems"].get("teacher") or {}).get("spent")),
+        "costs": costs(job.teachers, _spent(job, folder), answers_card),
         "stages": {name: stage.get("seconds") for name, stage in folder.state().get("stages", {}).items()},
         "settings": job.resolved(),
         "environment": environment(),
@@ -135,28 +137,29 @@ def training_curves(folder: RunFolder) -> Json:
     return curves
 
 
-def costs(teacher: Teacher, answers_card: Mapping[str, Any], evaluated: Mapping[str, Any] | None) -> Json:
-    """What the teacher cost, in dollars and tokens. Unknown is unknown; only a price of zero is no charge."""
-    price = teacher.price()
-    free = price.input_per_million == 0 and price.output_per_million == 0
-    parts: Json = {}
-    asked = (
-        ("training answers", answers_card),
-        ("validation answers", answers_card.get("validation")),
-        ("evaluation", evaluated),
-    )
-    for name, card in asked:
-        if card:
-            parts[name] = {key: card.get(key) for key in ("prompt_tokens", "completion_tokens", "cost_usd")}
-    known = [part["cost_usd"] for part in parts.values()]
-    total = None if not known or None in known else sum(known)
-    if free:
-        says = "local, no charge" if teacher.local_model() is not None else "no charge"
+def costs(teachers: Sequence[Teacher], spent: Mapping[Payer, Spend], answers_card: Mapping[str, Any]) -> Json:
+    """What the run spent on teachers and judges, as the journal has it, in all its starts. Unknown is unknown, never zero.
+
+    `answers_usd` is what the answers that teach cost, whoever paid for them: answers of an earlier run are not paid for again.
+    """
+    prices = [teacher.price() for teacher in teachers]
+    free = all(price.input_per_million == 0 and price.output_per_million == 0 for price in prices)
+    parts = {f"{PURPOSES.get(payer.purpose, payer.purpose)}, {payer.teacher}": one.as_dict() for payer, one in spent.items()}
+    total = sum(spent.values(), Spend()).as_dict()["cost_usd"]
+    if free and not total:
+        says = "local, no charge" if all(teacher.local_model() for teacher in teachers) else "no charge"
     elif total is None:
         says = "unknown: the price or the tokens of some answers are not known"
     else:
         says = dollars(total)
-    return {"says": says, "total_usd": 0.0 if free else total, "parts": parts, "free": free}
+    return {"says": says, "total_usd": total, "parts": parts, "free": free, "answers_usd": answers_card.get("cost_usd")}
+
+
+def _spent(job: Job, folder: RunFolder) -> dict[Payer, Spend]:
+    if not job.journal_path.is_file():
+        return {}
+    with Journal(job.journal_path) as journal:
+        return journal.spent(folder.run_id())
 
 
 def environment() -> Json:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 from ..contracts import Answered, Task
@@ -60,8 +61,6 @@ class _Card:
     completion_tokens: int = 0
     cost_usd: float | None = 0.0
     right: list[float | None] = field(default_factory=list)
-    teachers: dict[str, Counter[str]] = field(default_factory=dict)
-    teacher_costs: dict[str, float | None] = field(default_factory=dict)
 
     def count(self, row: _Row, reasons: list[str | None]) -> None:
         """Takes a row whose answers have each passed (None) or were refused for a reason."""
@@ -84,8 +83,6 @@ class _Card:
         self.cost_usd = None if self.cost_usd is None or reply.cost_usd is None else self.cost_usd + reply.cost_usd
         if example.gold is not None and reply.error is None:
             self.right.append(self.task.right(reply.text, example))
-        if line.teacher is not None:
-            self.teachers.setdefault(line.teacher, Counter())["accepted" if reason is None else "rejected"] += 1
 
     def as_dict(self) -> Json:
         accepted, rejected = self.accepted.total(), self.reasons.total()
@@ -104,7 +101,6 @@ class _Card:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "teacher_accuracy_on_gold": mean_score(self.right).as_dict(),
-            **({"teachers": {name: dict(counts) for name, counts in self.teachers.items()}} if self.teachers else {}),
         }
 
 
@@ -127,12 +123,11 @@ def run(job: Job, folder: RunFolder) -> None:
         write_rows(rejected_path, (json.loads(line) for line in refused))
         note_spending(folder, desk)
     counts = cards["train"].as_dict()
-    probe = folder.answers / "probe.json"
-    before = read_json(probe) if probe.is_file() else {}
+    before, shares = (_json_or(folder.answers / f"{name}.json") for name in ("probe", "contributions"))
     if cards["train"].right == [] and len(before) == 1:
         counts["teacher_accuracy_on_gold"] = next(iter(before.values()))
     checks = {split: sieve.report() for split, sieve in sieves.items()}
-    card = {**counts, "checks": checks["train"], "teacher_accuracy_before_teaching": before}
+    card = {**counts, "checks": checks["train"], "teacher_accuracy_before_teaching": before, "teachers": shares}
     write_json(
         folder.answers / "card.json", {**card, "validation": {**cards["validation"].as_dict(), "checks": checks["validation"]}}
     )
@@ -143,6 +138,11 @@ def run(job: Job, folder: RunFolder) -> None:
     if counts["success_ratio"] < job.generate.min_kept_share:
         _reopen_generate(folder)
         raise JobFailedError(_too_few(job, counts, str(rejected_path)))
+
+
+def _json_or(path: Path) -> Json:
+    found: Json = read_json(path) if path.is_file() else {}
+    return found
 
 
 def _kept(job: Job, folder: RunFolder, split: str, looks: tuple[_Card, Sieve], refused: IO[str]) -> Iterator[Json]:
