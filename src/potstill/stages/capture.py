@@ -30,8 +30,8 @@ def run(job: Job, folder: RunFolder) -> None:
     max_length = longest_row(student.max_length, context)
     rows = encode_lessons(read_lessons(folder.answers / "kept.jsonl"), job.task, tokenizer, max_length).rows
     shape = SignalShape(job.train.top_k, job.train.temperature, job.train.micro_batch_tokens, job.train.precision)
-    teacher = job.teacher_for(folder)
-    store = open_store(teacher, tokenizer, folder.signals, shape)
+    teachers = job.teachers_for(folder)
+    store = open_store(teachers, tokenizer, folder.signals, shape)
     with Progress(folder, "capture", len(rows)) as bar:
-        captured = capture(teacher, tokenizer, rows, store, shape, bar)
+        captured = capture(teachers, tokenizer, rows, store, shape, bar)
     folder.event("captured", rows=captured, tokens=store.num_tokens, top_k=store.top_k)

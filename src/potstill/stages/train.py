@@ -76,10 +76,10 @@ def _signals(job: Job, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, ro
     if all(loss.needs == Signal.TEXT for loss in job.train.losses):
         return None
     shape = SignalShape(job.train.top_k, job.train.temperature, job.train.micro_batch_tokens, job.train.precision)
-    teacher = job.teacher_for(folder)
+    teachers = job.teachers_for(folder)
     if job.train.signals == "live":
-        return live_signals(teacher, tokenizer, shape)
-    store = open_store(teacher, tokenizer, folder.signals, shape)
+        return live_signals(teachers, tokenizer, shape)
+    store = open_store(teachers, tokenizer, folder.signals, shape)
     with Progress(folder, "capture", len(rows)) as bar:  # nothing to do, unless the signals were deleted since
-        capture(teacher, tokenizer, rows, store, shape, bar)
+        capture(teachers, tokenizer, rows, store, shape, bar)
     return StoredSignals(store)
