@@ -56,10 +56,15 @@ def test_a_long_text_is_read_in_part_only() -> None:
     assert language_of(lines + "这样不好" * 100_000) == "en"
 
 
+def forget() -> None:
+    languages._identifier.cache_clear()
+    languages.language_of.cache_clear()
+
+
 def test_only_a_language_that_shares_its_script_needs_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     require_languages(["en", "zh"])
     monkeypatch.setattr(languages, "LanguageIdentifier", None)
-    languages._identifier.cache_clear()
+    forget()
     require_languages(["zh", "ja", "th"])
     assert language_of("สวัสดี") == "th"
     with pytest.raises(MissingPackageError, match=r"pip install 'potstill\[language\]'"):
@@ -67,7 +72,7 @@ def test_only_a_language_that_shares_its_script_needs_the_package(monkeypatch: p
     with pytest.raises(MissingPackageError):
         language_of("Where is my package?")
     monkeypatch.undo()
-    languages._identifier.cache_clear()
+    forget()
 
 
 def test_the_module_itself_is_loaded_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from .errors import MissingPackageError
@@ -50,6 +50,7 @@ LEAST_KANA = 0.05
 """Share of kana among Han and kana from which a text is Japanese: Chinese texts name Japanese things in kana too."""
 
 
+@lru_cache(maxsize=1024)  # a row's rules and checks ask about the same text within one batch of rows
 def language_of(text: str) -> str | None:
     """The ISO 639 code of a text's language; None where the text is too short or too mixed to tell.
 

@@ -44,12 +44,12 @@ class Elected(NamedTuple):
 
 def elect(case: Case, task: Task, weights: Sequence[float], compare: Compare = "auto") -> Elected | None:
     """The candidate with the highest agreement; of equals the first by `ranked`. `weights` are those of the job's teachers."""
-    voters = readable(case)
+    voters = readable(case, task)
     if not voters:
         return None
     by_text = compares_texts(task, compare)
     gain: Callable[[Any, Any], Fraction] = _words_shared if by_text else _same
-    keys: list[Any] = [Counter(words(without_thinking(one.reply.text))) if by_text else one.answer for one in voters]
+    keys: list[Any] = [Counter(words(_wording(one, task))) if by_text else one.answer for one in voters]
     exact = [Fraction(repr(float(weight))) for weight in weights]  # as the job writes it: 0.1 + 0.2 is 0.3
     votes = [exact[one.teacher] for one in voters]
     scores = [sum((vote * gain(key, other) for vote, other in zip(votes, keys, strict=True)), Fraction()) for key in keys]
@@ -61,15 +61,20 @@ def elect(case: Case, task: Task, weights: Sequence[float], compare: Compare = "
     return Elected(voters[best], float(scores[best] / total), tied)
 
 
-def ranked(case: Case) -> list[Candidate]:
-    """The candidates that answered: whole answers before cut ones, by the job's order of teachers, then by sample."""
-    answered = (one for one in case.candidates if one.reply.error is None)
-    return sorted(answered, key=lambda one: (one.reply.finish_reason in CUT, one.teacher, one.sample))
+def ranked(case: Case, task: Task) -> list[Candidate]:
+    """The candidates that answered, by the job's order of teachers, then by sample; last those that may not teach as they are,
+    cut or unusable by the task's own rule: they vote, and speak only where no other does."""
+
+    def place(one: Candidate) -> tuple[bool, int, int]:
+        spoiled = one.reply.finish_reason in CUT or task.unusable(one.reply.text) is not None
+        return spoiled, one.teacher, one.sample
+
+    return sorted((one for one in case.candidates if one.reply.error is None), key=place)
 
 
-def readable(case: Case) -> list[Candidate]:
+def readable(case: Case, task: Task) -> list[Candidate]:
     """Those of `ranked` in which the task reads an answer: only they can be chosen, and only they vote."""
-    return [one for one in ranked(case) if one.answer is not None]
+    return [one for one in ranked(case, task) if one.answer is not None]
 
 
 def is_free_text(task: Task) -> bool:
@@ -88,6 +93,11 @@ def none_usable(case: Case, task: Task) -> Choice:
     if len(errors) < len(case.candidates):
         return Choice(finding=Finding(f"no {task.kind} answer in the text"))
     return Choice(finding=Finding(f"no answer: {errors[0]}" if errors else "no answer: no teacher was asked"))
+
+
+def _wording(one: Candidate, task: Task) -> str:
+    """The words that are compared: the answer itself where it is free text, else all that the teacher said."""
+    return (one.answer or "") if is_free_text(task) else without_thinking(one.reply.text)
 
 
 def _same(one: str, other: str) -> Fraction:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import FAILED, case, example, room, teachers
+from cases import FAILED, case, dense, example, room, teachers
 
 from potstill.contracts import Case, Choice, Requests, Teacher
 from potstill.errors import JobError
@@ -121,6 +121,15 @@ def test_free_texts_are_judged_text_by_text() -> None:
     assert said(choice) == texts[2]
     assert len(ask.requests) == 2
     assert "the summary says where Ana is" in ask.requests[0].messages[-1].content
+
+
+def test_of_a_chain_of_density_the_judge_sees_the_last_pass() -> None:
+    task = load_plugin("tasks", {"kind": "summarization", "chain_of_density": True})
+    ask = Asked()
+    answers = [dense("Someone is ill.", "Bo is ill."), dense("A person is ill.", "Ana is ill.")]
+    (choice,) = choose(best_of(judge=judge_for("Ana is ill")), case(task, *answers), task=task, ask=ask)
+    assert said(choice) == answers[1]
+    assert "Someone is ill" not in ask.requests[0].messages[-1].content
 
 
 def test_a_judge_of_a_teachers_own_family_is_refused_unless_forced(tmp_path: Path) -> None:

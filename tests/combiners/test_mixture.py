@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from cases import FAILED, case, room
+from cases import FAILED, case, dense, room
 
 from potstill.contracts import Choice
 from potstill.plugins import load_plugin
@@ -53,3 +53,13 @@ def test_where_nothing_can_be_read_nothing_is_kept() -> None:
     assert choice.chosen == ()
     assert choice.finding is not None
     assert choice.finding.reason == "no nli answer in the text"
+
+
+def test_answers_that_teach_the_same_are_one_and_those_that_may_not_teach_are_left_out() -> None:
+    task = load_plugin("tasks", {"kind": "summarization", "chain_of_density": True, "max_summary_words": 4})
+    same = [dense("Someone is ill.", "Ana is ill."), dense("A person is ill.", "Ana is ill.")]
+    long = dense("Ana.", "Ana is ill and stays at home.")
+    choice = mixed(task, long, *same, dense("Ana.", "Ana is well."), weights=(1, 1, 1, 1))
+    assert texts(choice) == [same[0], dense("Ana.", "Ana is well.")]
+    assert choice.weights == pytest.approx((2 / 3, 1 / 3))
+    assert texts(mixed(task, long, long, weights=(1, 1))) == [long], "refused by the task's own rule, with its reason"

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from cases import FAILED, case, room, teachers
+from cases import FAILED, case, dense, room, teachers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,6 +99,16 @@ def test_a_whole_answer_speaks_for_a_cut_one() -> None:
     assert said(vote(case(MATH, cut, "#### 7"), 1, 1, task=MATH)) == "#### 7"
 
 
+def test_an_answer_that_may_not_teach_as_it_is_votes_and_another_speaks() -> None:
+    task = load_plugin("tasks", {"kind": "summarization", "max_summary_words": 5})
+    long, short = "Ana is ill and stays at home.", "Ana is ill."
+    assert task.unusable(long) is not None
+    choice = vote(case(task, long, long, short), 1, 1, 1, task=task)
+    assert said(choice) == long, "the others stand behind it"
+    nli = vote(case(NLI, Reply("neutral", "length"), "entailment", "neutral"), 1, 1, 1)
+    assert (nli.chosen[0].teacher, nli.agreement) == (2, pytest.approx(2 / 3))
+
+
 def test_of_free_texts_the_one_nearest_to_all_others_is_kept() -> None:
     texts = ["Ana is ill today.", "Ana is ill and stays at home today.", "Ana stays at home today.", "Bring the red umbrella."]
     choice = vote(case(SUMMARY, *texts), 1, 1, 1, 1, task=SUMMARY)
@@ -106,6 +116,14 @@ def test_of_free_texts_the_one_nearest_to_all_others_is_kept() -> None:
     f1 = [2 * 4 / (4 + 8), 1, 2 * 5 / (5 + 8), 0]
     assert choice.agreement == pytest.approx(sum(f1) / 4)
     assert vote(case(SUMMARY, *texts), 1, 1, 1, 9, task=SUMMARY).chosen[0].teacher == 3
+
+
+def test_of_a_chain_of_density_the_last_passes_are_compared() -> None:
+    task = load_plugin("tasks", {"kind": "summarization", "chain_of_density": True})
+    alike = "The same long first pass, word for word, in both of these answers"
+    last = ["Bo slept.", "Cy went home.", "Ana is ill.", "Ana is ill today."]
+    answers = [dense(first, text) for first, text in zip([alike, alike, "One.", "Two."], last, strict=True)]
+    assert said(vote(case(task, *answers), 1, 1, 1, 1, task=task)) == answers[2]
 
 
 def test_texts_may_vote_for_any_task_and_parsed_answers_of_free_texts_are_told_to_be_futile() -> None:

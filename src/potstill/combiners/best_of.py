@@ -12,7 +12,7 @@ from ..errors import JobError
 from ..judging import RUBRIC, VERDICT_TOKENS, JudgeModel, duel_winner, duels, refuse_own_family
 from ..texts import normalised
 from ..types import Request
-from ..voting import compares_texts, elect, none_usable, readable
+from ..voting import compares_texts, elect, is_free_text, none_usable, readable
 
 
 class BestOf(Combiner):
@@ -55,7 +55,7 @@ class BestOf(Combiner):
     def _judged(self, cases: Sequence[Case], room: Room) -> list[Choice]:
         """What the judge prefers; all duels of all rows are asked together."""
         rivals = [_rivals(case, room.task) for case in cases]
-        texts = [[one.reply.text for one in some] for some in rivals]
+        texts = [[_shown(case, one, room.task) for one in some] for case, some in zip(cases, rivals, strict=True)]
         if self.judge is None:
             return [self._undecided(case, room, some) for case, some in zip(cases, rivals, strict=True)]
         if not self.force:
@@ -81,7 +81,7 @@ class BestOf(Combiner):
 
 def _proved(case: Case, task: Task) -> Choice | None:
     """The choice that needs no judge: nothing can be read, or the gold decides; None where it is open."""
-    answers = readable(case)
+    answers = readable(case, task)
     if not answers:
         return none_usable(case, task)
     verdicts = [task.right(one.reply.text, case.example) for one in answers]
@@ -97,6 +97,13 @@ def _rivals(case: Case, task: Task) -> list[Candidate]:
     """The first candidate of each different answer, in order: equal ones are not compared, and need not be paid for."""
     by_text = compares_texts(task, "auto")
     different: dict[str, Candidate] = {}
-    for one in readable(case):
-        different.setdefault(normalised(one.reply.text) if by_text else str(one.answer), one)
+    for one in readable(case, task):
+        different.setdefault(normalised(one.answer or "") if by_text else str(one.answer), one)
     return list(different.values())
+
+
+def _shown(case: Case, one: Candidate, task: Task) -> str:
+    """What the judge sees: the one text that would be learned where that is free text (of a chain of density its last pass),
+    else all that the teacher said."""
+    lessons = task.taught(case.example, one.reply.text)
+    return lessons[0].text if is_free_text(task) and len(lessons) == 1 else one.reply.text

@@ -14,7 +14,7 @@ from ..voting import none_usable, readable
 
 
 class Mixture(Combiner):
-    """Keeps all teachers' answers side by side, as separate examples; identical ones are kept once.
+    """Keeps all teachers' answers side by side, as separate examples; those that teach the same are kept once.
 
     The student then learns the spread of the answers and not one of them. An answer counts as much as the teachers and samples
     that gave it: three answers, of which two are the same, weigh 2/3 and 1/3. Answers that failed or cannot be read are left
@@ -29,9 +29,12 @@ class Mixture(Combiner):
         return [self._choice(case, room) for case in cases]
 
     def _choice(self, case: Case, room: Room) -> Choice:
-        groups: dict[str, list[Candidate]] = {}
-        for one in readable(case):
-            groups.setdefault(normalised(one.reply.text), []).append(one)
+        groups: dict[tuple[tuple[str, str], ...], list[Candidate]] = {}
+        answers = readable(case, room.task)
+        usable = [one for one in answers if room.task.unusable(one.reply.text) is None]
+        for one in usable or answers[:1]:  # where none is, the first goes on and is refused with the task's own reason
+            lessons = room.task.taught(case.example, one.reply.text)
+            groups.setdefault(tuple((lesson.aim, normalised(lesson.text)) for lesson in lessons), []).append(one)
         if not groups:
             return none_usable(case, room.task)
         chosen = tuple(same[0] for same in groups.values())

@@ -109,7 +109,7 @@ class Route(Combiner):
 
 def _choice(case: Case, room: Room) -> Choice:
     if len(case.candidates) == 1:  # nothing to choose from: the checks judge the answer
-        answered = tuple(ranked(case))
+        answered = tuple(ranked(case, room.task))
         return Choice(answered) if answered else none_usable(case, room.task)
     found = elect(case, room.task, [1.0] * len(room.teachers))
     return Choice((found.winner,), found.agreement) if found else none_usable(case, room.task)
