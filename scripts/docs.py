@@ -8,14 +8,15 @@ from __future__ import annotations
 import inspect
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from potstill.budget import Budget
 from potstill.cli import EPILOG, app
-from potstill.contracts import FAMILIES, AdaptSettings
+from potstill.contracts import FAMILIES, AdaptSettings, Plugin
 from potstill.errors import MissingPackageError
 from potstill.job import Columns, DataSettings, EvaluateSettings, GenerateSettings, Job, ValidateSettings
 from potstill.plugins import plugin_class, plugin_kinds
@@ -28,6 +29,7 @@ PARTS: dict[str, type[BaseModel]] = {
     "teacher.adapt": AdaptSettings,
     "student": StudentSettings,
     "student.lora": LoraSettings,
+    "budget": Budget,
     "generate": GenerateSettings,
     "validation": ValidateSettings,
     "train": TrainSettings,
@@ -84,7 +86,26 @@ def job_page() -> str:
             except MissingPackageError as error:
                 rows = [str(error)]
             lines += [*rows, ""] if rows else []
+            for name, model in _parts(family, info.kind).items():
+                lines += [f"#### {info.kind}.{name}", "", (model.__doc__ or "").strip().splitlines()[0], "", *_table(model), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _parts(family: str, kind: str) -> dict[str, type[BaseModel]]:
+    """The plug-in's fields that hold settings of their own, such as the rules of a route, with their models."""
+    try:
+        fields = plugin_class(family, kind).model_fields
+    except MissingPackageError:
+        return {}
+    found = {name: _models(field.annotation) for name, field in fields.items()}
+    return {name: models[0] for name, models in found.items() if models and models[0] not in PARTS.values()}
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models in an annotation, but for plug-ins, which have their own section."""
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return [] if issubclass(annotation, Plugin) else [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
 
 
 def _table(model: type[BaseModel], skip: set[str] | frozenset[str] = frozenset()) -> list[str]:

@@ -231,3 +231,15 @@ def test_a_strangers_file_is_a_plug_in_too(tmp_path: Path) -> None:
     loss = load_plugin("losses", {"kind": "./reverse_kl.py", "weight": 0.5}, tmp_path)
     teacher_NC = torch.log(torch.tensor([[0.5, 0.5]]))
     assert float(loss.formula(torch.log(torch.tensor([[0.25, 0.75]])), teacher_NC)) == pytest.approx(0.1308, abs=1e-3)
+
+
+def test_the_documented_combiner_chooses(tmp_path: Path) -> None:
+    documented = (Path(__file__).resolve().parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
+    (tmp_path / "shortest.py").write_text(documented.split("```python\n")[2].split("```")[0])
+    task = load_plugin("tasks", "nli")
+    replies = [Reply("It is neutral."), Reply("", "error", error="HTTP 500"), Reply("neutral"), Reply("Hm")]
+    case = Case(EXAMPLE, tuple(Candidate(n, 0, reply, task.read(reply.text)) for n, reply in enumerate(replies)))
+    combiner = load_plugin("combiners", "./shortest.py", tmp_path)
+    chosen, nothing = combiner.choose([case, Case(EXAMPLE, case.candidates[3:])], Room(task, tmp_path, (), asked_nobody))
+    assert [one.reply.text for one in chosen.chosen] == ["neutral"]
+    assert nothing.finding is not None
