@@ -1,38 +1,90 @@
-"""Names of known models: where they are, how large they are, what they cost.
+"""Names of known models: where they are, how large they are, what they cost; and how the servers differ that hold them.
 
 `catalog.yaml` beside this file is the data; a folder's `catalog.yaml` beside a job file adds to it or overrides it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import pydantic
 import yaml
+from pydantic import BaseModel, ConfigDict, Field
 
 from .errors import JobError, did_you_mean
 
 HOME = Path(__file__).parent
 STARTER_MODELS = HOME / "starter" / "models"
+PROVIDERS = "providers"
+ANY_SERVER = "compatible"
+
+
+class KnownModel(BaseModel):
+    """One model of a catalog: what may stand there, and of which kind it is."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    hub_id: str | None = None
+    folder: str | None = None
+    parameters: int | None = Field(default=None, gt=0)
+    context: int | None = Field(default=None, gt=0)
+    endpoint: dict[str, Any] | None = None
+    input_per_million: float | None = Field(default=None, ge=0)
+    output_per_million: float | None = Field(default=None, ge=0)
+    price_date: str | date | None = None
+    price_source: str | None = None
+    retired: str | date | None = None
+    licence_note: str | None = None
+    note: str | None = None
+
+
+class Provider(BaseModel):
+    """How one kind of server speaks the OpenAI chat API."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    hosts: list[str] = Field(default=[], description="hosts by which it is known, with all below them")
+    auth_header: str = "Authorization"
+    auth_prefix: str = "Bearer "
+    usual_key: str = "env:OPENAI_API_KEY"
+    max_tokens: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    structured: Literal["json_schema", "guided_json", "json_object", "none"] = "json_schema"
+    most_top_logprobs: int = Field(default=20, ge=0, description="0: it gives no log-probabilities")
+    takes_idempotency_key: bool = False
+    thinks: str | None = Field(default=None, description="a pattern of the names of models that think before they answer")
+    thinks_not_with: dict[str, Any] = Field(default={}, description="fields of `extra` that turn thinking off")
+    refused_when_thinking: list[str] = Field(default=[], description="fields that such models refuse or do not heed")
 
 
 def catalog(folder: Path | None = None) -> dict[str, dict[str, Any]]:
     """Every known model by name; `folder/catalog.yaml`, where there is one, wins."""
-    own = folder / "catalog.yaml" if folder else None
-    if own is None or not own.is_file():
-        return dict(_shipped())
-    read = yaml.safe_load(own.read_text(encoding="utf-8")) or {}
-    if not isinstance(read, dict) or not all(isinstance(entry, dict) for entry in read.values()):
-        raise JobError(f"{own}: a catalog maps a model's name to its fields")
-    return {**_shipped(), **read}
+    return {name: entry for name, entry in {**_shipped(), **_own(folder)}.items() if name != PROVIDERS}
 
 
-@cache
-def _shipped() -> dict[str, dict[str, Any]]:
-    entries: dict[str, dict[str, Any]] = yaml.safe_load((HOME / "catalog.yaml").read_text(encoding="utf-8"))
-    return entries
+def provider_named(name: str, folder: Path | None = None) -> Provider:
+    """How servers of a kind speak; raises JobError with the known names."""
+    known = _providers(folder)
+    if name not in known:
+        raise JobError(f"unknown provider {name!r}: {did_you_mean(name, known)}")
+    return known[name]
+
+
+def provider_at(host: str, folder: Path | None = None) -> Provider:
+    """Who is behind a host, as far as its name tells.
+
+    >>> provider_at("my-resource.openai.azure.com").auth_header, provider_at("127.0.0.1").auth_header
+    ('api-key', 'Authorization')
+    """
+    known = _providers(folder)
+    for provider in known.values():
+        if any(host == own or host.endswith("." + own) for own in provider.hosts):
+            return provider
+    return known[ANY_SERVER]
 
 
 def known_model(name: str, folder: Path | None = None) -> dict[str, Any] | None:
@@ -56,7 +108,8 @@ def student_settings(model: str, folder: Path) -> str:
 def teacher_settings(value: str | Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """A teacher's plug-in fields from a bare name, or from a mapping that may start from a catalog name.
 
-    `{model: deepseek-v3, temperature: 0.7}` takes the catalog's endpoint; a mapping with `kind` is taken as it is.
+    `{model: deepseek-v3, temperature: 0.7}` takes the catalog's endpoint; a mapping with `kind` is taken as it is, but for
+    a `provider` of the folder's own catalog.
     """
     if not isinstance(value, str | Mapping):
         raise JobError(f"teacher: {value!r} is neither a model's name nor a mapping with 'kind' or 'model'")
@@ -65,7 +118,7 @@ def teacher_settings(value: str | Mapping[str, Any], folder: Path) -> dict[str, 
     if model.startswith("starter-"):
         return {"kind": "huggingface", **fields, "model": _starter(model, folder)}
     if "kind" in fields:
-        return fields
+        return _with_own_provider(fields, folder)
     if model in {"scripted"}:
         return {"kind": "scripted"}
     entry = known_model(model, folder)
@@ -75,9 +128,81 @@ def teacher_settings(value: str | Mapping[str, Any], folder: Path) -> dict[str, 
         return {"kind": "huggingface", **fields, "model": entry["folder"]}
     endpoint = entry.get("endpoint")
     if endpoint is None:
-        return {"kind": "huggingface", **fields, "model": entry["hub_id"]}
+        return {"kind": "huggingface", **fields, "model": _hub_id(model, entry)}
     price = {key: entry.get(key) for key in ("input_per_million", "output_per_million")}
-    return {**endpoint, **{k: v for k, v in price.items() if v is not None}, **{k: v for k, v in fields.items() if k != "model"}}
+    known_price = {key: amount for key, amount in price.items() if amount is not None}
+    own = {key: given for key, given in fields.items() if key != "model"}
+    return _with_own_provider({**endpoint, **known_price, **own}, folder)
+
+
+def _with_own_provider(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The fields with a provider that the folder's own catalog describes spelled out, as a teacher knows no folder."""
+    name = fields.get("provider")
+    own = _own(folder).get(PROVIDERS, {})
+    return {**fields, "provider": dict(own[name])} if isinstance(name, str) and name in own else fields
+
+
+def _hub_id(model: str, entry: Mapping[str, Any]) -> str:
+    if not entry.get("hub_id"):
+        raise JobError(f"the catalog names no place of {model!r}: give it 'hub_id', 'folder' or 'endpoint'")
+    return str(entry["hub_id"])
+
+
+@cache
+def _shipped() -> dict[str, dict[str, Any]]:
+    return _read(HOME / "catalog.yaml")
+
+
+def _own(folder: Path | None) -> dict[str, dict[str, Any]]:
+    path = folder / "catalog.yaml" if folder else None
+    return _read(path) if path is not None and path.is_file() else {}
+
+
+@cache
+def _shipped_providers() -> dict[str, Provider]:
+    return {name: Provider(**fields) for name, fields in _shipped()[PROVIDERS].items()}
+
+
+def _providers(folder: Path | None) -> dict[str, Provider]:
+    """Every provider by name, the folder's own first."""
+    own = {name: Provider(**fields) for name, fields in _own(folder).get(PROVIDERS, {}).items()}
+    return {**own, **{name: provider for name, provider in _shipped_providers().items() if name not in own}}
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """A catalog file, fully checked."""
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise JobError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(read, dict) or not all(isinstance(entry, dict) for entry in read.values()):
+        raise JobError(f"{path}: a catalog maps a model's name to its fields")
+    for name, entry in read.items():
+        if name == PROVIDERS:
+            for kind, fields in entry.items():
+                _check(Provider, fields, f"{path}: {PROVIDERS}.{kind}")
+        else:
+            _check(KnownModel, entry, f"{path}: {name}")
+    return {str(name): entry for name, entry in read.items()}
+
+
+def _check(kind: type[BaseModel], fields: Any, where: str) -> None:
+    """Raises JobError with what is wrong in an entry: which field, which value, what is allowed."""
+    if not isinstance(fields, dict):
+        raise JobError(f"{where} must be a mapping (got {fields!r})")
+    try:
+        made = kind(**{str(key): value for key, value in fields.items()})
+        if isinstance(made, Provider):
+            re.compile(made.thinks or "")
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            raise JobError(f"{where}: unknown key {field!r}: {did_you_mean(field, kind.model_fields)}") from None
+        shown = "" if field.startswith("endpoint") else f" (got {problem['input']!r})"
+        raise JobError(f"{where}: {field}: {problem['msg']}{shown}") from None
+    except re.error as error:
+        raise JobError(f"{where}: thinks: {fields['thinks']!r} is no pattern ({error})") from None
 
 
 def _starter(name: str, folder: Path) -> str:

@@ -90,12 +90,11 @@ def open_session(service: Service) -> aiohttp.ClientSession:
 class Question:
     """One POST; the same idempotency key goes with each attempt, so a server that knows it does the work once.
 
-    An empty key is not sent. `needs` are the tokens that it takes, for limits on tokens.
+    An empty key is not sent.
     """
 
     body: Mapping[str, Any]
     idempotency_key: str = ""
-    needs: Needs = NO_NEEDS
 
 
 class Endpoint:
@@ -122,7 +121,9 @@ class Endpoint:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.pool.close()
 
-    async def ask(self, question: Question, read: ReadReply, again: Callable[[], bool] = lambda: True) -> Reply | None:
+    async def ask(
+        self, question: Question, read: ReadReply, again: Callable[[], bool] = lambda: True, needs: Needs = NO_NEEDS
+    ) -> Reply | None:
         """The reply, one with `error` when this row failed, or None when `fatal` left it unasked.
 
         `read` turns the JSON body into a Reply; one with `error` is asked for again, except after a FINAL finish reason, and
@@ -132,7 +133,7 @@ class Endpoint:
         cost: float | None = 0.0
         place: Place | None = None
         while True:
-            turn = await self.pool.turn(question.needs, avoid=place)
+            turn = await self.pool.turn(needs, avoid=place)
             if turn is None:
                 return None
             place, start = turn.place, time.perf_counter()

@@ -33,7 +33,7 @@ from yarl import URL
 from .contracts import Requests
 from .credentials import Credential, key_reference
 from .endpoint import LOOPBACK, Endpoint, Question, Service, open_session, plain_urls
-from .limits import Limits
+from .limits import Limits, Needs
 from .pool import Patience
 from .types import Reply, Request
 
@@ -123,6 +123,7 @@ class _Asking:
         self.arrived: asyncio.Queue[tuple[Request, Reply] | None] = asyncio.Queue()
         """None is the end."""
         self.open = asyncio.Semaphore(OPEN_PER_REQUEST * endpoint.service.limits.max_concurrency)
+        self._tokens, self._characters = 1, 4  # of prompts so far; the usual ratio until the first reply
         self._running: set[asyncio.Task[None]] = set()
         self._fault: BaseException | None = None
         self._taking = self._start(self._take_all())
@@ -150,9 +151,13 @@ class _Asking:
             await asyncio.sleep(0)  # so that it has its place at the endpoint before room is looked for again
 
     async def _answer(self, request: Request) -> None:
-        question, again = self.question(request), partial(self.requests.again, request)
-        reply = await self.endpoint.ask(question, partial(self.read, request), again)
+        characters = sum(len(message.content) for message in request.messages)
+        needs = Needs(characters * self._tokens / self._characters, request.sampling.max_tokens)
+        again = partial(self.requests.again, request)
+        reply = await self.endpoint.ask(self.question(request), partial(self.read, request), again, needs)
         if reply is not None:
+            if reply.prompt_tokens:
+                self._tokens, self._characters = self._tokens + reply.prompt_tokens, self._characters + characters
             self.arrived.put_nowait((request, reply))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
