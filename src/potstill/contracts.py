@@ -234,10 +234,8 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One teacher's answer to one row: which teacher of the job, which sample, the reply, and what the task reads in it.
-
-    `said` are the teacher's own earlier answers, where it was asked turn by turn.
-    """
+    """One teacher's answer to one row: which teacher of the job, which sample, the reply, and what the task reads in it;
+    `said` are the teacher's own earlier answers, where it was asked turn by turn."""
 
     teacher: int
     sample: int
@@ -256,10 +254,8 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The candidates that may teach, and the share of the answers that agree with them; or why none may.
-
-    `weights` is how much each chosen one counts as an example; none are given where each counts 1.
-    """
+    """The candidates that may teach, and the share of the answers that agree with them; or why none may. `weights` is how
+    much each chosen one counts as an example; none are given where each counts 1."""
 
     chosen: tuple[Candidate, ...] = ()
     agreement: float | None = None
@@ -277,7 +273,6 @@ class Combiner(Plugin):
 
     def problems(self, teachers: Sequence[Teacher], task: Task) -> list[str]:
         """What `potstill check` finds wrong before anything is asked: a rule that names no teacher of the job."""
-        del teachers, task
         return []
 
     @abstractmethod
