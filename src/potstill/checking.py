@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import psutil
 from transformers import PreTrainedTokenizerBase
 
+from .contracts import Teacher
 from .errors import JobError, ModelError
 from .estimates import Estimate, SplitSurvey, Tokens, count_tokens, estimate, parameters_of, size_text, survey
 from .job import Job
@@ -34,8 +35,8 @@ class Finding(NamedTuple):
 def check_job(job: Job) -> list[Finding]:
     """Data, tokenizers, vocabularies, losses, teacher, lengths, exporters, disk and memory."""
     surveyed = survey(job)
-    student, student_findings = _tokenizer("student", job.student.model, job)
-    findings = [*_data(job, surveyed), *student_findings, *_teacher(job, student), *_losses(job)]
+    student, student_findings = _tokenizer("student", job.student.model, _student_loading(job))
+    findings = [*_data(job, surveyed), *student_findings, *_teachers(job, student), *_losses(job)]
     tokens = None
     config, config_findings = _config(job) if student is not None else (None, [])
     findings += config_findings
@@ -52,9 +53,9 @@ def check_job(job: Job) -> list[Finding]:
 
 def refuse_problems(job: Job) -> None:
     """Raises JobError with every problem that would only show after answers were paid for; the data is read in prepare."""
-    student, findings = _tokenizer("student", job.student.model, job)
+    student, findings = _tokenizer("student", job.student.model, _student_loading(job))
     config, config_findings = _config(job) if student is not None else (None, [])
-    findings = [*findings, *_teacher(job, student), *config_findings]
+    findings = [*findings, *_teachers(job, student), *config_findings]
     if config is not None:
         findings += _exports(job, config.architecture)
     problems = [found.text for found in findings if found.level == "problem"]
@@ -90,11 +91,9 @@ def _data(job: Job, surveyed: dict[str, SplitSurvey]) -> Iterator[Finding]:
         yield Finding("warning", "data.test", f"about {rows} test rows prove little; a few hundred give a useful interval")
 
 
-def _tokenizer(role: str, model: str, job: Job) -> tuple[PreTrainedTokenizerBase | None, list[Finding]]:
-    options = job.student if role == "student" else job.teacher
-    trust, revision = getattr(options, "trust_remote_code", False), getattr(options, "revision", None)
+def _tokenizer(role: str, model: str, loading: dict[str, Any]) -> tuple[PreTrainedTokenizerBase | None, list[Finding]]:
     try:
-        tokenizer = load_tokenizer(model, revision=revision, trust_remote_code=trust)
+        tokenizer = load_tokenizer(model, **loading)
         problems = tokenizer_problems(tokenizer)
     except ModelError as error:
         return None, [Finding("problem", f"{role} tokenizer", str(error))]
@@ -104,32 +103,45 @@ def _tokenizer(role: str, model: str, job: Job) -> tuple[PreTrainedTokenizerBase
     return tokenizer, [Finding("ok", f"{role} tokenizer", said)]
 
 
-def _teacher(job: Job, student: PreTrainedTokenizerBase | None) -> Iterator[Finding]:
+def _student_loading(job: Job) -> dict[str, Any]:
+    return {"revision": job.student.revision, "trust_remote_code": job.student.trust_remote_code}
+
+
+def _teachers(job: Job, student: PreTrainedTokenizerBase | None) -> Iterator[Finding]:
     problems = [problem for teacher in job.teachers for problem in teacher.problems()]
     problems += job.combine.problems(job.teachers, job.task) if job.combine else []
+    problems += [said for check in (*job.data.checks, *job.validation.checks) for said in check.problems(job.teachers, job.task)]
     unpriced = [one.label for one in job.teachers if one.price().cost(1, 1) is None] if job.budget.max_cost_usd else []
     if unpriced:
         said = f"budget.max_cost_usd is set and the price of {unpriced[0]} is unknown"
         problems.append(f"{said}; give it input_per_million and output_per_million, or use budget.max_tokens")
     yield from (Finding("problem", "teacher", problem) for problem in problems)
-    place = job.teacher.local_model()
     if problems:
         return
+    for teacher in job.teachers:
+        yield from _teacher(job, teacher, student)
+
+
+def _teacher(job: Job, teacher: Teacher, student: PreTrainedTokenizerBase | None) -> Iterator[Finding]:
+    place = teacher.local_model()
     if place is None:
-        yield Finding("ok", "teacher", f"{job.teacher.kind} can be asked; it gives {job.teacher.gives.name.lower()}")
+        yield Finding("ok", "teacher", f"{teacher.label} can be asked; it gives {teacher.gives.name.lower()}")
         return
-    teacher, findings = _tokenizer("teacher", place, job)
+    tokenizer, findings = _tokenizer("teacher", place, teacher.loading())
     yield from findings
     try:
-        load_config(place, **job.teacher.loading())
+        load_config(place, **teacher.loading())
         size = parameters_of(place)
     except ModelError as error:
         yield Finding("problem", "teacher", str(error))
         return
     if Path(place).is_dir() and size is None:
         yield Finding("problem", "teacher", f"{place} holds no safetensors weights; convert it to safetensors")
-    if teacher is None or student is None:
-        return
+    if tokenizer is not None and student is not None:
+        yield from _vocabularies(job, tokenizer, student)
+
+
+def _vocabularies(job: Job, teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> Iterator[Finding]:
     difference = vocabulary_difference(student, teacher)
     impossible = [loss.kind for loss in job.train.losses if loss.needs > Signal.TEXT]
     if difference is None:
@@ -149,7 +161,8 @@ def _teacher(job: Job, student: PreTrainedTokenizerBase | None) -> Iterator[Find
 
 def _losses(job: Job) -> Iterator[Finding]:
     losses = ", ".join(f"{loss.weight:g} x {loss.kind}" for loss in job.train.losses)
-    yield Finding("ok", "losses", f"{losses}; the teacher {job.teacher.kind} gives {job.teacher.gives.name.lower()}")
+    gives = ", ".join(f"{teacher.label} gives {teacher.gives.name.lower()}" for teacher in job.teachers)
+    yield Finding("ok", "losses", f"{losses}; {gives}")
 
 
 def _config(job: Job) -> tuple[_Config | None, list[Finding]]:
