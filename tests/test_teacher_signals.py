@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import save_llama
 
-from potstill.batches import Row, encode, make_batches
+from potstill.batches import Row, Sample, encode, make_batches
 from potstill.errors import JobError, ModelError
 from potstill.kernels.cells import tail_logp
 from potstill.plugins import load_plugin
@@ -64,8 +64,8 @@ def some_rows(folder: Path) -> list[Row]:
         "How many apples are left?",
         "please",
     ]
-    pairs = [([Message("user", text)], text[::-1][: 4 + 3 * number]) for number, text in enumerate(told)]
-    return encode(pairs, load_tokenizer(str(folder)), 512).rows
+    samples = [Sample([Message("user", text)], text[::-1][: 4 + 3 * number]) for number, text in enumerate(told)]
+    return encode(samples, load_tokenizer(str(folder)), 512).rows
 
 
 def captured(teachers: Any, rows: list[Row], folder: Path, student: Path) -> SignalStore:

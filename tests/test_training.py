@@ -16,7 +16,7 @@ from conftest import TEMPLATE, make_tokenizer
 from safetensors.torch import load_file
 from transformers import OPTConfig, OPTForCausalLM
 
-from potstill.batches import Row, encode, make_batches
+from potstill.batches import Row, Sample, encode, make_batches
 from potstill.errors import JobFailedError, ModelError
 from potstill.lessons import Quiz
 from potstill.plugins import load_plugin
@@ -33,15 +33,19 @@ from potstill.types import Example, Message
 WORDS = ["router", "light", "red", "restart", "ten seconds", "apples", "left", "a man walks", "please", "12 - 5 = 7"]
 
 
-def pairs(count: int) -> list[tuple[list[Message], str]]:
+def samples(count: int, weights: tuple[float, ...] = (1.0,)) -> list[Sample]:
     return [
-        ([Message("user", " ".join(WORDS[(i * j) % 10] for j in range(1, 2 + i % 5)))], WORDS[(i * 7) % 10] * (1 + i % 3))
+        Sample(
+            [Message("user", " ".join(WORDS[(i * j) % 10] for j in range(1, 2 + i % 5)))],
+            WORDS[(i * 7) % 10] * (1 + i % 3),
+            weights[i % len(weights)],
+        )
         for i in range(count)
     ]
 
 
 def encoded(folder: Path, count: int = 24) -> list[Row]:
-    return encode(pairs(count), load_tokenizer(str(folder)), 512).rows
+    return encode(samples(count), load_tokenizer(str(folder)), 512).rows
 
 
 def training(student: Path, tmp_path: Path, **settings: object) -> Training:
@@ -133,7 +137,7 @@ def test_a_training_that_diverges_is_told_and_no_broken_model_is_saved(student_f
 def test_a_row_that_the_chat_template_refuses_harms_no_other(student_folder: Path) -> None:
     tokenizer = load_tokenizer(str(student_folder))
     tokenizer.chat_template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TEMPLATE
-    found = encode([*pairs(3), ([Message("system", "Be kind."), Message("user", "hello")], "hi")], tokenizer, 512)
+    found = encode([*samples(3), Sample([Message("system", "Be kind."), Message("user", "hello")], "hi")], tokenizer, 512)
     assert (len(found.rows), found.num_refused) == (3, 1)
     assert "no system" in found.why_refused
     examples = (Example("a", (Message("system", "Be kind."), Message("user", "hello")), "hi"),)

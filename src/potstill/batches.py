@@ -22,19 +22,33 @@ from .rendering import answer_ids, prompt_ids
 from .types import Message
 
 
+class Sample(NamedTuple):
+    """A prompt, the answer to be learned, and how much each of its tokens counts."""
+
+    messages: Sequence[Message]
+    answer: str
+    weight: float = 1.0
+
+
 class Row(NamedTuple):
     """One encoded training example."""
 
     prompt: npt.NDArray[np.int32]
     answer: npt.NDArray[np.int32]
+    weight: float = 1.0
 
     @property
     def length(self) -> int:
         """Positions that are fed to the model."""
         return len(self.prompt) + len(self.answer) - 1
 
+    @property
+    def weighed_targets(self) -> float:
+        """How many target tokens of weight 1 the row counts as."""
+        return self.weight * len(self.answer)
+
     def digest(self) -> str:
-        """Names the row by its token ids, so that signals are found by content and never by order."""
+        """Names the row by its token ids, so that signals are found by content and never by order, whatever it counts."""
         sizes = np.array([len(self.prompt), len(self.answer)], dtype=np.int32)
         return hashlib.sha256(sizes.tobytes() + self.prompt.tobytes() + self.answer.tobytes()).hexdigest()[:32]
 
@@ -49,32 +63,37 @@ class Encoded(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One forward pass. `at_N` are flat indices into B*T; targets of one row stand together, in the order of `numbers`."""
+    """One forward pass. `at_N` are flat indices into B*T; targets of one row stand together, in the order of `numbers`.
+
+    `weight_N` is how much each target counts; None where all count 1.
+    """
 
     input_ids_BT: torch.Tensor
     position_ids_BT: torch.Tensor
     at_N: torch.Tensor
     target_N: torch.Tensor
     numbers: tuple[int, ...]
+    weight_N: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         ids, positions, at, target = (tensor.to(device, non_blocking=True) for tensor in self[:4])
-        return Batch(ids, positions, at, target, self.numbers)
+        weight = None if self.weight_N is None else self.weight_N.to(device, non_blocking=True)
+        return Batch(ids, positions, at, target, self.numbers, weight)
 
 
-def encode(pairs: Iterable[tuple[Sequence[Message], str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+def encode(samples: Iterable[Sample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
     """Prompts with their answers as token ids. A row longer than `max_length` is left out and counted: cutting its
     answer would teach the student never to end. One that the chat template refuses is left out and counted too."""
     rows: list[Row] = []
     num_too_long = num_refused = 0
     why_refused = ""
-    for messages, answer in pairs:
+    for messages, answer, weight in samples:
         try:
             prompt, target = prompt_ids(tokenizer, messages), answer_ids(tokenizer, messages, answer)
         except ModelError as error:
             num_refused, why_refused = num_refused + 1, why_refused or str(error)
             continue
-        row = Row(np.array(prompt, dtype=np.int32), np.array(target, dtype=np.int32))
+        row = Row(np.array(prompt, dtype=np.int32), np.array(target, dtype=np.int32), weight)
         if row.length > max_length:
             num_too_long += 1
         else:
@@ -138,4 +157,11 @@ def _batch(rows: Sequence[Row], lines: Sequence[Sequence[int]], pad_id: int) -> 
         torch.from_numpy(np.concatenate(at)),
         torch.from_numpy(np.concatenate(targets).astype(np.int64)),
         tuple(number for line in lines for number in line),
+        _weights([rows[number] for line in lines for number in line]),
     )
+
+
+def _weights(rows: Sequence[Row]) -> torch.Tensor | None:
+    if all(row.weight == 1.0 for row in rows):
+        return None
+    return torch.tensor([row.weight for row in rows]).repeat_interleave(torch.tensor([len(row.answer) for row in rows]))

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .batches import Encoded, encode
+from .batches import Encoded, Sample, encode
 from .contracts import Task
 from .errors import JobFailedError, ModelError
 from .generation import generate
 from .rendering import prompt_ids
 from .runfolder import read_rows
 from .statistics import mean_score
-from .types import Example, Lesson, Message, Sampling, Score
+from .types import Example, Lesson, Sampling, Score
 
 LONGEST_BY_DEFAULT = 2048
 
@@ -38,7 +38,7 @@ class Quiz:
                 prompts.append(prompt_ids(tokenizer, self.task.prompt(example)))
                 asked.append(number)
         right: list[float | None] = [0.0] * len(self.examples)
-        for answer in generate(model, tokenizer, prompts, Sampling(max_tokens=self.task.max_answer_tokens)):
+        for answer in generate(model, tokenizer, prompts, Sampling(max_tokens=self.task.max_student_tokens)):
             right[asked[answer.index]] = self.task.right(answer.text, self.examples[asked[answer.index]])
         score = mean_score(right)
         return score if score.n else None
@@ -64,8 +64,9 @@ def gold_lessons(examples: Iterable[Example]) -> Iterator[Lesson]:
 
 def encode_lessons(lessons: Iterable[Lesson], task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
     """Lessons as rows for training; raises JobFailedError when none fits the model."""
-    pairs: Iterator[tuple[Sequence[Message], str]] = ((task.prompt(lesson.example), lesson.target) for lesson in lessons)
-    encoded = encode(pairs, tokenizer, max_length)
+    learned = (one for one in lessons if one.weight > 0)  # a lesson that counts for nothing would only take time
+    samples = (Sample(task.prompt(one.example, one.aim), one.target, one.weight) for one in learned)
+    encoded = encode(samples, tokenizer, max_length)
     if not encoded.rows and encoded.num_refused:
         raise JobFailedError(f"{encoded.why_refused} ({encoded.num_refused:,} rows, and no other fits); use another student")
     if not encoded.rows and encoded.num_too_long:

@@ -1,8 +1,8 @@
 """The training loop: one for student, control and adapted teacher.
 
 Each optimiser step takes `batch_size` rows of the epoch's shuffled order, runs them in micro-batches, and divides the
-summed loss by the step's GLOBAL number of target tokens: accumulation, packing and number of processes never change
-the result. A run killed at any step and resumed equals the unbroken one.
+summed loss by the step's GLOBAL number of target tokens, each counted by its row's weight: accumulation, packing and
+number of processes never change the result. A run killed at any step and resumed equals the unbroken one.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Training:
         """What a checkpoint must have been made with to be resumed."""
         losses = [loss.model_dump(mode="json") for loss in self.losses]
         settings = self.settings.model_dump(mode="json", exclude={"losses", "micro_batch_tokens", "packing", "checkpoint_every"})
-        rows = [row.digest() for row in self.rows]
+        rows = [row.digest() if row.weight == 1.0 else [row.digest(), row.weight] for row in self.rows]
         return fingerprint(self.role, self.student.identity(), settings, losses, rows, learning_rate, self.num_steps)
 
 
@@ -117,9 +117,9 @@ class _Module(nn.Module):
 
     def _term(self, loss: Loss, batch: Batch, cells: Cells | None) -> Term:
         if loss.needs == Signal.TEXT:
-            return Term(loss.formula, text_cells(batch.target_N), loss.weight, 1.0)
+            return Term(loss.formula, text_cells(batch.target_N), loss.weight, 1.0, batch.weight_N)
         assert cells is not None
-        return Term(loss.formula, cells, loss.weight, self.temperature)
+        return Term(loss.formula, cells, loss.weight, self.temperature, batch.weight_N)
 
 
 def train(training: Training) -> Trained:
@@ -200,7 +200,7 @@ class _Loop:
     def _step(self, step: int) -> str:
         settings, started = self.t.settings, time.perf_counter()
         numbers = numbers_of_step(step, len(self.t.rows), settings.batch_size, settings.seed)
-        num_targets = sum(len(self.t.rows[number].answer) for number in numbers)
+        num_targets = sum(self.t.rows[number].weighed_targets for number in numbers)
         own = numbers[self.accelerator.process_index :: self.accelerator.num_processes]
         # A process without rows of its own still joins the gradient exchange, with a share of nothing.
         batches = self._batches(self.t.rows, own or numbers[:1])
@@ -251,7 +251,7 @@ class _Loop:
 
     @torch.no_grad()
     def _validate(self, step: int) -> None:
-        """Mean cross entropy of the validation targets, and the task's score; keeps the best weights."""
+        """Mean cross entropy of the validation targets, weighed as in training, and the task's score; keeps the best weights."""
         self.module.eval()
         loss = self._validation_loss()
         score = self.t.score(causal_model(self.model), self.tokenizer) if self.t.score else None
@@ -271,14 +271,15 @@ class _Loop:
 
     def _validation_loss(self) -> float | None:
         head = head_of(self.model, self.num_words)
-        total, count = 0.0, 0
+        total, count = 0.0, 0.0
         for batch in self._batches(self.t.validation, range(len(self.t.validation))):
             moved = batch.to(self.device)
             with self._autocast():
                 hidden_BTH = hidden_states(self.model, moved.input_ids_BT, moved.position_ids_BT)
             hidden_NH = hidden_BTH.flatten(0, 1)[moved.at_N]
-            total += float(cell_losses(hidden_NH, head, [Term(target_loss, text_cells(moved.target_N), 1.0, 1.0)])[0])
-            count += len(moved.target_N)
+            term = Term(target_loss, text_cells(moved.target_N), 1.0, 1.0, moved.weight_N)
+            total += float(cell_losses(hidden_NH, head, [term])[0])
+            count += sum(self.t.validation[number].weighed_targets for number in batch.numbers)
         return total / count if count else None
 
     def _save(self, step: int) -> None:

@@ -43,17 +43,19 @@ class Cells(NamedTuple):
 
 
 class Term(NamedTuple):
-    """One loss of the weighted sum. Its value and gradient are multiplied by weight and temperature^2."""
+    """One loss of the weighted sum. Its value and gradient are multiplied by weight and temperature^2, and those of each
+    token by what the token counts; None: all count 1."""
 
     formula: Formula
     cells: Cells
     weight: float
     temperature: float
+    counts_N: torch.Tensor | None = None
 
 
 def cell_losses(hidden_NH: torch.Tensor, head: Head, terms: Sequence[Term]) -> tuple[torch.Tensor, torch.Tensor]:
     """The weighted sum over tokens and terms (differentiable in the hidden states and the head), and each term's own
-    unweighted sum [number of terms], detached, for the log. Not normalised: the caller divides by the global count."""
+    sum [number of terms] without its weight, detached, for the log. Not normalised: the caller divides by the global count."""
     apply: Any = _CellLosses.apply
     total, sums = apply(hidden_NH, head.weight_VH, head.bias_V, head, tuple(terms), torch.is_grad_enabled())
     return total, sums
@@ -116,8 +118,7 @@ class _CellLosses(torch.autograd.Function):
                 z_nW = _logits(h_nH, words_WH, bias_W, head, exact)
                 dz_nW = torch.zeros_like(z_nW) if needs_hidden or needs_weight or needs_bias else None
                 for number, term in enumerate(terms):
-                    part = Cells(term.cells.index_NK[rows], term.cells.logp_NK[rows])
-                    sums[number] += _term(z_nW, term, part, dz_nW)
+                    sums[number] += _term(z_nW, _rows_of(term, rows), dz_nW)
                 if dz_nW is None:
                     continue
                 _through_head(dz_nW, z_nW, head)
@@ -165,8 +166,14 @@ def _through_head(dz_nW: torch.Tensor, z_nW: torch.Tensor, head: Head) -> None:
         dz_nW *= head.scale
 
 
-def _term(z_nW: torch.Tensor, term: Term, cells: Cells, dz_nW: torch.Tensor | None) -> torch.Tensor:
+def _rows_of(term: Term, rows: slice) -> Term:
+    cells = Cells(term.cells.index_NK[rows], term.cells.logp_NK[rows])
+    return term._replace(cells=cells, counts_N=None if term.counts_N is None else term.counts_N[rows])
+
+
+def _term(z_nW: torch.Tensor, term: Term, dz_nW: torch.Tensor | None) -> torch.Tensor:
     """The term's sum over these tokens; adds its gradient into `dz_nW`."""
+    cells = term.cells
     soft_nW = z_nW / term.temperature if term.temperature != 1.0 else z_nW.clone()
     inside_nK = soft_nW.gather(1, cells.index_NK)
     soft_nW.scatter_(1, cells.index_NK, -torch.inf)  # what is left is the tail
@@ -180,7 +187,8 @@ def _term(z_nW: torch.Tensor, term: Term, cells: Cells, dz_nW: torch.Tensor | No
         teacher_nC = torch.cat([teacher_nC, tail_logp(teacher_nC)[:, None]], dim=1)
     with torch.enable_grad():
         student_nC = student_nC.detach().requires_grad_(dz_nW is not None)
-        loss = term.formula(student_nC, teacher_nC).sum()
+        loss_n = term.formula(student_nC, teacher_nC)
+        loss = (loss_n if term.counts_N is None else loss_n * term.counts_N.to(loss_n.dtype)).sum()
     if dz_nW is not None:
         (g_nC,) = torch.autograd.grad(loss, student_nC)
         share = term.weight * term.temperature  # T^2 of the loss and 1/T of the softened logits
