@@ -24,7 +24,14 @@ from .errors import JobError, MissingPackageError, did_you_mean
 
 PACKAGE = __name__.rpartition(".")[0]
 HOME = Path(__file__).parent
-EXTRA_OF_PACKAGE = {"onnx": "onnx", "onnxruntime": "onnx", "gguf": "gguf", "ray": "ray", "fastapi": "serve"}
+EXTRA_OF_PACKAGE = {
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "gguf": "gguf",
+    "ray": "ray",
+    "fastapi": "serve",
+    "jsonschema_rs": "schema",
+}
 
 
 class PluginInfo(NamedTuple):

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .texts import UNSPACED, normalised, words
+from .types import Message
 
 Codes = NDArray[np.uint32]
 Hashes = NDArray[np.uint64]
@@ -55,6 +56,13 @@ _QUANTITY_WORDS = (
 _NEGATIONS, _QUANTITIES = frozenset(_NEGATION_WORDS.split()), frozenset(_QUANTITY_WORDS.split())
 
 
+class Spoken(NamedTuple):
+    """A prompt's system message, "" where there is none, and what user and assistant say."""
+
+    system: str
+    turns: list[str]
+
+
 class Outline(NamedTuple):
     """A text as numbers: a code for each word, with breaks between sentences, lines and turns, and the identity.
 
@@ -82,6 +90,12 @@ class Runs(NamedTuple):
 
     hashes: Hashes
     starts: NDArray[np.int64]
+
+
+def spoken(messages: Sequence[Message]) -> Spoken:
+    """The system message apart: many rows share one, and it is no sign that they are alike."""
+    system = next((message.content for message in messages if message.role == "system"), "")
+    return Spoken(system, [message.content for message in messages if message.role != "system"])
 
 
 def outline(turns: Sequence[str], apart: str = "") -> Outline:
