@@ -21,3 +21,4 @@ def test_an_answer_that_the_task_cannot_read_is_refused() -> None:
     finding = check.refuse(row, Reply("two"), task)
     assert finding is not None
     assert finding.reason == "no digits answer in the text"
+    assert finding.again

@@ -15,4 +15,4 @@ class Empty(Check):
     def refuse(self, example: Example, reply: Reply, task: Task) -> Finding | None:
         if reply.error is not None:
             return Finding(f"no answer: {reply.error}")
-        return None if reply.text.strip() else Finding("blank answer")
+        return None if reply.text.strip() else Finding("blank answer", again=True)

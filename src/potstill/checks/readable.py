@@ -13,4 +13,4 @@ class Readable(Check):
 
     @override
     def refuse(self, example: Example, reply: Reply, task: Task) -> Finding | None:
-        return Finding(f"no {task.kind} answer in the text") if task.read(reply.text) is None else None
+        return Finding(f"no {task.kind} answer in the text", again=True) if task.read(reply.text) is None else None
