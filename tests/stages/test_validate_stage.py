@@ -83,7 +83,7 @@ def test_the_card_counts_every_row_and_a_missing_answer_is_a_failure(tmp_path: P
     assert (card["input"], card["accepted"], card["rejected"], card["pending"], card["success_ratio"]) == (4, 2, 2, 0, 0.5)
     assert card["accepted_from"] == {"teacher": 1, "gold": 1}
     assert sum(card["reasons"].values()) == card["rejected"]
-    assert (card["cost_usd"], card["prompt_tokens"], card["completion_tokens"]) == (0.0, 2, 2)
+    assert (card["cost_usd"], card["prompt_tokens"], card["completion_tokens"]) == (0.0, 4, 4)
     assert (card["teacher_accuracy_on_gold"]["n"], card["teacher_accuracy_on_gold"]["value"]) == (1, 0.0)  # the probe
     assert card["checks"]["readable"] == {
         "before": 3,
