@@ -18,7 +18,8 @@ from potstill.budget import Budget
 from potstill.cli import EPILOG, app
 from potstill.contracts import FAMILIES, AdaptSettings, Plugin
 from potstill.errors import MissingPackageError
-from potstill.job import Columns, DataSettings, EvaluateSettings, GenerateSettings, Job, ValidateSettings
+from potstill.job import Job
+from potstill.sections import Columns, DataSettings, EvaluateSettings, GenerateSettings, ValidateSettings
 from potstill.plugins import plugin_class, plugin_kinds
 from potstill.recipe import LoraSettings, StudentSettings, TrainSettings
 

@@ -30,7 +30,7 @@ FLOORS: dict[float, str] = {
     3: "contracts student batches generation progress checkpoints runs speed_trial",
     3.1: "budget inquiry sieve recipe hosted openai_wire scoring measure rationale lessons judging voting",
     3.2: "invention asking batch_asking",
-    3.3: "answering",
+    3.3: "answering sections",
     4: "job training teacher_signals tasks teachers combiners checks losses metrics exporters compute",
     4.1: "desk bill",
     5: "stages estimates terminal",
