@@ -47,6 +47,7 @@ BASES = {
 # The least fields of the plug-ins that need more than their kind; docs/job.md says "required" for each.
 LEAST: dict[tuple[str, str], dict[str, Any]] = {
     ("tasks", "classification"): {"labels": ["yes", "no"]},
+    ("checks", "judge"): {"teacher": "scripted"},
     ("combiners", "route"): {"rules": [{"teacher": 2, "contains": "Hypothesis"}]},
     ("teachers", "huggingface"): {"model": "./nowhere"},
     ("teachers", "openai_api"): {"base_url": "http://127.0.0.1:9/v1", "model": "m"},

@@ -86,7 +86,7 @@ class _Watch(Watch):
         return said
 
 
-class Distance(NamedTuple):
+class _Distance(NamedTuple):
     """A total variation distance with its 95% interval; `by_chance` is what 99% of two samples of one source stay below."""
 
     value: float
@@ -154,7 +154,7 @@ def _taken_over(given: Counter[str], gold: Counter[str], max_share: float) -> li
     return [f"the teacher says {label!r} to {number / given.total():.0%} of the rows ({beside})"] if low >= bar else []
 
 
-def _distance(given: Counter[str], gold: Counter[str], seed: int = 0) -> Distance | None:
+def _distance(given: Counter[str], gold: Counter[str], seed: int = 0) -> _Distance | None:
     """Half the summed differences of the shares. The interval is the basic bootstrap's, since noise alone adds to a distance."""
     num_given, num_gold = given.total(), gold.total()
     if not num_given or not num_gold:
@@ -169,7 +169,7 @@ def _distance(given: Counter[str], gold: Counter[str], seed: int = 0) -> Distanc
     again = _drawn(rng, (shares[:, 0], num_given), (shares[:, 1], num_gold))
     below, above = np.percentile(again, [2.5, 97.5])
     low, high = max(0.0, 2 * value - float(above)), min(1.0, max(value, 2 * value - float(below)))
-    return Distance(round(value, 4), round(low, 4), round(high, 4), round(float(np.percentile(same, 99)), 4))
+    return _Distance(round(value, 4), round(low, 4), round(high, 4), round(float(np.percentile(same, 99)), 4))
 
 
 def _drawn(rng: np.random.Generator, one: tuple[Floats, int], other: tuple[Floats, int]) -> Floats:

@@ -28,7 +28,7 @@ FEW = 50
 """Below so many answers nothing is said to be too much alike."""
 
 
-class Alike(NamedTuple):
+class _Alike(NamedTuple):
     """How much texts resemble one another: high self-BLEU, compression and identical are bad, and so is a low distinct-n."""
 
     distinct_1: float
@@ -42,7 +42,7 @@ class Alike(NamedTuple):
 # People's answers of four public data sets (solutions, short answers, summaries, replies), 400 of train and of test: distinct-3
 # 0.81 to 0.99, compression 1.7 to 2.8, self-BLEU 8 to 32, at most 7% identical. The same with a third made equal: 0.60 to 0.79
 # (answers of two words: 0.97), 2.2 to 4.0, 39 to 48, 33% and more. Where there is gold, it is the measure instead.
-LIMITS = Alike(0.0, 0.0, 0.6, 4.0, 50.0, 0.2)
+LIMITS = _Alike(0.0, 0.0, 0.6, 4.0, 50.0, 0.2)
 
 
 class Diversity(Check):
@@ -94,7 +94,7 @@ class _Watch(Watch):
         gold = _gold(self.room, len(texts))
         if len(gold) >= FEW:
             texts = texts[: len(gold)]
-        teacher, known = alike(texts), alike(gold) if len(gold) >= FEW else None
+        teacher, known = _alike(texts), _alike(gold) if len(gold) >= FEW else None
         _, counts = np.unique(np.frombuffer(self.seen, dtype=np.uint64), return_counts=True)
         said: dict[str, Any] = {
             "answers": len(self.seen),
@@ -113,12 +113,14 @@ class _Watch(Watch):
         return said
 
 
-def alike(texts: Sequence[str]) -> Alike:
+def _alike(texts: Sequence[str]) -> _Alike:
     """The measures of some texts; all of them depend on how many there are."""
     split = [words(text) for text in texts]
     raw = "\n".join(texts).encode("utf-8", "replace")
-    return Alike(
-        *(_distinct(split, n) for n in (1, 2, 3)),
+    return _Alike(
+        distinct_1=_distinct(split, 1),
+        distinct_2=_distinct(split, 2),
+        distinct_3=_distinct(split, 3),
         compression=len(raw) / len(zlib.compress(raw, 9)),
         self_bleu=_self_bleu([" ".join(some[:SELF_BLEU_WORDS]) for some in split[:SELF_BLEU_TEXTS] if some]),
         identical=1 - len(set(map(_mark, texts))) / len(texts),
@@ -187,13 +189,13 @@ def _bleu() -> BLEU:
     return BLEU(tokenize="none", effective_order=True)  # the texts are words of any script already, with spaces between
 
 
-def _rounded(measures: Alike) -> dict[str, float]:
+def _rounded(measures: _Alike) -> dict[str, float]:
     return {name: round(value, 3) for name, value in measures._asdict().items()}
 
 
-def _reasons(teacher: Alike, gold: Alike | None) -> list[str]:
+def _reasons(teacher: _Alike, gold: _Alike | None) -> list[str]:
     """What is too much alike: than the gold by a margin, or without gold than texts of people are."""
-    bars = LIMITS if gold is None else Alike(0, 0, gold[2] - 0.2, gold[3] * 1.5, gold[4] + 20, gold[5] + 0.1)
+    bars = LIMITS if gold is None else _Alike(0, 0, gold[2] - 0.2, gold[3] * 1.5, gold[4] + 20, gold[5] + 0.1)
 
     def beside(shown: str) -> str:
         return f"gold {shown}" if gold else f"people's seldom pass {shown}"

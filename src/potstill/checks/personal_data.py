@@ -24,7 +24,7 @@ class PersonalData(Check):
     """
 
     action: Literal["report", "redact", "drop"] = Field(
-        default="report", description="report: count only; redact: replace by <EMAIL> and so on; drop: refuse the row"
+        default="report", description="report: count only; redact: replace by `<EMAIL>` and so on; drop: refuse the row"
     )
     kinds: tuple[Kind, ...] = Field(
         default=tuple(kind for kind in KINDS if kind != "ip"), min_length=1, description="what is looked for; ip has to be named"
