@@ -172,10 +172,9 @@ class Form:
         turns = [turns_of(example) for example in examples if shape_of(example).num_turns == num_turns]
         named = [set(_PART.findall(one[-1])) for one in turns]
         parts = {part for parts in named for part in parts if sum(part in other for other in named) >= PART_SHARE * len(named)}
-        longest = max((len(text) for one in turns for text in one), default=LEAST_LONGEST)
-        return cls(
-            num_turns, frozenset(parts if len(turns) >= PART_ROWS else ()), LONGER_THAN_SEEDS * max(longest, LEAST_LONGEST)
-        )
+        lengths = [len(text) for one in turns for text in one]
+        longest = LONGER_THAN_SEEDS * max(LEAST_LONGEST, *lengths) if lengths else LONGEST
+        return cls(num_turns, frozenset(parts if len(turns) >= PART_ROWS else ()), longest)
 
     def fits(self, turns: Turns) -> bool:
         return (
