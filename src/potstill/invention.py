@@ -249,7 +249,8 @@ def _turns(item: Any) -> Turns | None:
         return None
     spoken = [part for part in item if not (isinstance(part, dict) and part.get("role") == "system")]
     texts = [part.get("content") if isinstance(part, dict) else part for part in spoken]
-    return tuple(text.strip() for text in texts) if texts and all(isinstance(text, str) for text in texts) else None
+    turns = tuple(text.strip() for text in texts if isinstance(text, str))
+    return turns if turns and len(turns) == len(spoken) else None
 
 
 def _from_list(text: str, cut: bool) -> Iterator[str]:
