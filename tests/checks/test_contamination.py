@@ -135,7 +135,7 @@ def test_much_overlap_raises_an_alarm(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 5), st.integers(0, 60), st.integers(8, 25))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_exactly_the_rows_with_thirteen_words_of_a_test_row_are_refused(seed: int, start: int, length: int) -> None:
     with TemporaryDirectory() as folder:
         write(Path(folder), test=[example("t", words(60, seed))])
