@@ -242,10 +242,12 @@ class _Round:
         reader = asyncio.create_task(self._read(feed, arrived))
         try:
             while entries := await _next(arrived):
-                self._record(feed, entries)
+                await self._record(feed, entries)
         except asyncio.CancelledError:  # Ctrl-C: what has arrived is paid for, so it is kept
             await _stop(reader)
-            self._record(feed, _drained(arrived))
+            entries = _drained(arrived)
+            self._keep(feed, entries)
+            feed.settle(entries)
             raise
         except BaseException:
             await _stop(reader)
@@ -265,9 +267,15 @@ class _Round:
                 await answers.aclose()
             arrived.put_nowait(None)
 
-    def _record(self, feed: _Feed, entries: list[Entry]) -> None:
-        self._keep(feed, entries)
-        feed.settle(entries)
+    async def _record(self, feed: _Feed, entries: list[Entry]) -> None:
+        """Writes in a thread, as a disk's sync takes as long as ten requests; to its end, also when this is cancelled."""
+        writing = asyncio.create_task(asyncio.to_thread(self._keep, feed, entries))
+        try:
+            await asyncio.shield(writing)
+        finally:
+            await asyncio.wait([writing])
+            if writing.exception() is None:
+                feed.settle(entries)
 
     def _keep(self, feed: _Feed, entries: list[Entry]) -> None:
         self.journal.put(feed.identity, entries, self.asking.payer)
