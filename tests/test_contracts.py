@@ -50,7 +50,10 @@ LEAST: dict[tuple[str, str], dict[str, Any]] = {
     ("checks", "judge"): {"teacher": "scripted"},
     ("combiners", "route"): {"rules": [{"teacher": 2, "contains": "Hypothesis"}]},
     ("teachers", "huggingface"): {"model": "./nowhere"},
-    ("teachers", "openai_api"): {"base_url": "http://127.0.0.1:9/v1", "model": "m"},
+    **{
+        ("teachers", kind): {"base_url": "http://127.0.0.1:9/v1", "model": "m"}
+        for kind in ("openai_api", "openai_batch", "openai_decisions", "anthropic_api", "anthropic_batch")
+    },
 }
 PLUGINS = [(family, info.kind) for family in FAMILIES for info in plugin_kinds(family)]
 EXAMPLE = Example("1", (Message("user", "Premise: a. Hypothesis: b."),), gold="yes")
@@ -210,7 +213,7 @@ def test_an_exporter_says_whether_it_takes_an_architecture(kind: str) -> None:
 @pytest.mark.parametrize("kind", kinds("teachers"))
 def test_a_teacher_says_who_it_is_without_a_secret_and_what_is_wrong(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_KEY", "sk-abcdefghijklmnop")
-    more = {"api_key": "env:SECRET_KEY"} if kind == "openai_api" else {}
+    more = {"api_key": "env:SECRET_KEY"} if kind.startswith(("openai", "anthropic")) else {}
     teacher = load("teachers", kind, **more)
     assert isinstance(teacher.gives, Signal)
     if kind != "huggingface":  # its identity is the digest of a folder

@@ -91,6 +91,7 @@ class OpenAiDecisions(Teacher):
         system = [message.content for message in request.messages if message.role == "system"]
         asked: dict[str, Any] = {"type": "choice", "instructions": "\n\n".join(system) or INSTRUCTIONS}
         text = _one_text([message for message in request.messages if message.role != "system"])
+        usual: dict[str, Any]
         if self.shape == "decisions":
             choices = [self._choice(label) for label in request.labels]
             usual = {"model": self.model, "input": text, "questions": [{**asked, "name": QUESTION, "choices": choices}]}
