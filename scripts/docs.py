@@ -18,14 +18,16 @@ from potstill.budget import Budget
 from potstill.cli import EPILOG, app
 from potstill.contracts import FAMILIES, AdaptSettings, Plugin
 from potstill.errors import MissingPackageError
+from potstill.invention import InventSettings
 from potstill.job import Job
-from potstill.sections import Columns, DataSettings, EvaluateSettings, GenerateSettings, ValidateSettings
 from potstill.plugins import plugin_class, plugin_kinds
 from potstill.recipe import LoraSettings, StudentSettings, TrainSettings
+from potstill.sections import Columns, DataSettings, EvaluateSettings, GenerateSettings, ValidateSettings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PARTS: dict[str, type[BaseModel]] = {
     "data": DataSettings,
+    "data.invent": InventSettings,
     "data.columns": Columns,
     "teacher.adapt": AdaptSettings,
     "student": StudentSettings,

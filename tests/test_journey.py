@@ -86,7 +86,7 @@ def test_a_changed_setting_redoes_only_what_it_decides(tmp_path: Path, teacher_f
     path = job_file(tmp_path, teacher=str(teacher_folder), student=str(student_folder), validation={"checks": ["empty"]})
     run_job(load_job(path))
     plan = {stage.stage: stage.done for stage in plan_job(load_job(path, ["train.epochs=2"]))}
-    assert [stage for stage, done in plan.items() if done] == ["prepare", "adapt", "generate", "validate", "capture"]
+    assert [stage for stage, done in plan.items() if done] == ["prepare", "adapt", "invent", "generate", "validate", "capture"]
     assert all(stage.done for stage in plan_job(load_job(path)))
 
 

@@ -1,6 +1,6 @@
 """The journey on one screen: each stage runs when its output is not there yet or its inputs have changed.
 
-prepare -> adapt -> generate -> validate -> capture -> train -> evaluate -> export -> report
+prepare -> adapt -> invent -> generate -> validate -> capture -> train -> evaluate -> export -> report
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from .budget import BudgetError
 from .checking import refuse_problems
 from .job import Job
 from .runfolder import RunFolder, fingerprint, seconds_since
-from .stages import adapt, capture, evaluate, export, generate, prepare, report, train, validate
+from .stages import adapt, capture, evaluate, export, generate, invent, prepare, report, train, validate
 
 JOURNEY: tuple[tuple[str, ModuleType], ...] = (
     ("prepare", prepare),
     ("adapt", adapt),
+    ("invent", invent),
     ("generate", generate),
     ("validate", validate),
     ("capture", capture),
@@ -33,6 +34,7 @@ JOURNEY: tuple[tuple[str, ModuleType], ...] = (
 LEFT = {
     "prepare": ("data/train.jsonl", "data/validation.jsonl", "data/test.jsonl", "data/card.json"),
     "adapt": ("teacher",),
+    "invent": ("data/invented.jsonl",),
     "generate": ("answers/answers.jsonl", "answers/validation_answers.jsonl"),
     "validate": ("answers/kept.jsonl", "answers/card.json"),
     "capture": (),  # what of the signals is missing is captured again when it is needed
@@ -43,7 +45,7 @@ LEFT = {
 }
 """What a stage leaves in the run folder: when someone has deleted it, the stage is not done."""
 
-ASKING = ("generate", "capture")
+ASKING = ("invent", "generate", "capture")
 """Once these are done the teacher is paid; before them, everything that can be wrong is said."""
 
 

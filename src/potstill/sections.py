@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator
 
 from .contracts import Check
+from .invention import InventSettings
 from .plugins import load_plugin
 from .recipe import Settings, job_folder, listed
 
@@ -46,6 +47,7 @@ class DataSettings(Settings):
     min_valid_share: float = Field(
         default=0.7, ge=0, le=1, description="the job stops when fewer rows than this share are usable"
     )
+    invent: InventSettings = Field(default=InventSettings(), description="new prompts, where there are few")
     checks: tuple[SerializeAsAny[Check], ...] = Field(
         default=(), description="checks of the train prompts before anything is asked, such as contamination"
     )

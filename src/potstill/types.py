@@ -11,7 +11,7 @@ Role = Literal["system", "user", "assistant"]
 SPLITS = ("train", "validation", "test")
 INSTRUCTION_OF_AIM = {"rationale": "Do not answer yet: write only the reasoning, step by step, that leads to the answer."}
 """What a student is told beside the row's own prompt, where a lesson teaches something other than the answer."""
-STAGES = ("prepare", "adapt", "generate", "validate", "capture", "train", "evaluate", "export", "report")
+STAGES = ("prepare", "adapt", "invent", "generate", "validate", "capture", "train", "evaluate", "export", "report")
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ MODEL_FIELDS = {
     "licence_note",
 }
 FINAL = {"Completed", "Failed", "Canceled", "NotResponding", "Paused"}
-PREPARING_STAGES = {None, "prepare", "adapt"}
+PREPARING_STAGES = {None, "prepare", "adapt", "invent"}
 FINALIZING_STAGES = {"export", "report"}
 
 

@@ -169,7 +169,7 @@ def _refuse_too_few(files: Sequence[FileCount], min_share: float, rejected: Path
 
 def _refuse_empty(counts: SplitCounts, card: Json, job: Job, files: Sequence[FileCount]) -> None:
     for split in ("train", "test", "validation"):
-        if counts.rows[split] > 0:
+        if counts.rows[split] > 0 or (split == "train" and job.data.invent.num_prompts):
             continue
         leaked = counts.leakage.total()
         why = f" (removed because they stand in another split too: {leaked:,})" if leaked else ""
