@@ -136,6 +136,8 @@ class Answering:
         return [Case(example, tuple(candidates)) for example, candidates in zip(shown, found, strict=True)]
 
     def _candidate(self, number: int, outcome: Outcome) -> Candidate:
+        """The outcome as combiners see it; an answer that a check refuses says nothing to them, so it never wins a vote."""
         reply = outcome.reply
-        answer = None if reply.error is not None else self.task.read(reply.text)
+        refused = reply.error is not None or (not self.is_single and self.refuse(outcome.example, reply) is not None)
+        answer = None if refused else self.task.read(reply.text)
         return Candidate(number, outcome.sample, reply, answer, outcome.said)

@@ -179,7 +179,7 @@ class Teacher(Plugin):
 
     gives: ClassVar[Signal] = Signal.TEXT
     name: str | None = Field(default=None, description="what reports call it; default: its model's name, or its kind")
-    weight: float = Field(default=1.0, gt=0, description="how much it counts beside other teachers")
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="how much it counts beside other teachers")
     temperature: float = Field(default=0.0, ge=0, description="sampling temperature; 0 is greedy")
     top_p: float = Field(default=1.0, gt=0, le=1)
     adapt: AdaptSettings | None = Field(default=None, description="train the teacher on gold rows first; local teachers only")

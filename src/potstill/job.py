@@ -177,7 +177,7 @@ class Job(Settings):
         """The teacher that answers: with the run's adapted weights, once `teacher.adapt` has made them."""
         if self.teacher.adapt is None or not folder.teacher.is_dir():
             return self.teacher
-        return self.teacher.model_copy(update={"model": str(folder.teacher)})
+        return self.teacher.model_copy(update={"model": str(folder.teacher), "name": self.teacher.label})
 
     def teachers_for(self, folder: RunFolder) -> tuple[Teacher, ...]:
         """All teachers, the first one as `teacher_for` has it."""
