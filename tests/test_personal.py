@@ -144,5 +144,13 @@ def test_every_american_number_but_toll_free_and_made_up_ones_is_found(
 
 
 def test_long_texts_without_any_sign_cost_little_and_hostile_ones_end() -> None:
-    for hostile in ("a." * 20_000 + "@", "1" * 50_000, "1-" * 20_000, "+1 " * 20_000, "a@" * 20_000, "password is " * 5_000):
+    for hostile in (
+        "a." * 20_000 + "@",
+        "1" * 50_000,
+        "1-" * 20_000,
+        "+1 " * 20_000,
+        "a@" * 20_000,
+        "password is " * 5_000,
+        "a@b.co " * 10_000,
+    ):
         find(hostile)

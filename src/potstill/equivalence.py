@@ -80,6 +80,8 @@ def comparable(expression: str) -> str | None:
     >>> comparable("x = 3\\\\text{ cm}"), comparable("50%"), comparable("x + y = 3"), comparable("three")
     ('3', '50\\\\%', None, None)
     """
+    if len(expression) > 2 * MAX_LETTERS:
+        return None
     plain = _ASSIGNED.sub("", _DRESSING.sub("", _UNITS.sub("", expression)).strip(), count=1).strip().rstrip(".")
     plain = re.sub(r"(?<!\\)%", r"\\%", plain)
     if not plain or len(plain) > MAX_LETTERS or _RELATION.search(plain) or _MIXED.search(plain):

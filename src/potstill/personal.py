@@ -128,11 +128,14 @@ _VERSION = re.compile(r"(?:version|release|firmware|build|v)[ .:]{0,2}\Z", re.IG
 def find(text: str, kinds: Sequence[Kind] = KINDS) -> list[Found]:
     """Everything of these kinds in a text, in order, no two overlapping."""
     taken: list[Found] = []
+    places = bytearray()  # made when it is needed: most texts hold nothing
     windows = _around_numbers(text)
     for kind in (kind for kind in KINDS if kind in kinds):
         spans = chain.from_iterable(_IN_NUMBERS[kind](text, *window) for window in windows) if kind in _IN_NUMBERS else ()
         for start, end in chain(spans, _IN_WORDS[kind](text) if kind in _IN_WORDS else ()):
-            if all(end <= other.start or start >= other.end for other in taken):
+            places = places or bytearray(len(text))
+            if not any(places[start:end]):
+                places[start:end] = b"\1" * (end - start)
                 taken.append(Found(kind, start, end))
     return sorted(taken, key=lambda found: found.start)
 
