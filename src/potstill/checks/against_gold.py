@@ -51,9 +51,9 @@ class AgainstGold(Check):
     @override
     def refuse(self, example: Example, reply: Reply, task: Task) -> Finding | None:
         """As soon as a reply arrives, before algebra: only what is wrong beyond doubt, and only to ask again."""
-        sure = task.kind != "math" or not self.compares
-        wrong = self.resample and sure and _is_judged(self, example, task) and task.right(reply.text, example) == 0.0
-        return Finding(WRONG, again=True) if wrong else None
+        if not self.resample or not _is_judged(self, example, task) or (task.kind == "math" and self.compares):
+            return None
+        return Finding(WRONG, again=True) if task.right(reply.text, example) == 0.0 else None
 
     @property
     def compares(self) -> bool:
