@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
@@ -87,12 +87,6 @@ class BatchPlan:
     poll_s: float = 30.0
     max_attempts: int = 3
     patience_s: float = 3600.0
-
-
-def listed(page: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The batches on a page of a list, newest first."""
-    data = page.get("data")
-    return [one for one in data if isinstance(one, dict) and "id" in one] if isinstance(data, list) else []
 
 
 def json_object(value: Any) -> dict[str, Any]:

@@ -130,8 +130,8 @@ def batch_problems(teacher: BatchFields, service: Service) -> list[str]:
     above = next(place for place in (folder, *folder.parents) if place.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         return [
-            f"teacher: the record of batches cannot be made in {folder}, as {above} is no folder that can be written; name another "
-            "one with the teacher's state_folder"
+            f"teacher: the record of batches cannot be made in {folder}, as {above} is no folder that can be written; name "
+            "another one with the teacher's state_folder"
         ]
     return problems_of(service)
 

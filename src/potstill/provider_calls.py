@@ -75,3 +75,35 @@ class Calls:
             raise SlowError(f"no answer from {url} in time") from None
         except (aiohttp.ClientError, OSError) as error:
             raise PassingError(f"the connection to {url} broke ({type(error).__name__})") from None
+
+
+def id_of(body: Mapping[str, Any]) -> str:
+    """The id of what was made; where none is told, whether it was made is not certain."""
+    name = body.get("id")
+    if not isinstance(name, str) or not name:
+        raise PassingError("the provider answered without an id")
+    return name
+
+
+def listed(page: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What stands on a page of a list.
+
+    >>> listed({"data": [{"id": "batch_1"}, "odd"], "has_more": False})
+    [{'id': 'batch_1'}]
+    """
+    data = page.get("data")
+    return [one for one in data if isinstance(one, dict) and "id" in one] if isinstance(data, list) else []
+
+
+async def all_listed(calls: Calls, path: str, after: str) -> AsyncGenerator[dict[str, Any], None]:
+    """Everything in a list, page after page; `after` names the parameter that a next page is asked for with."""
+    parameters, seen = {"limit": "100"}, set[str]()
+    while True:
+        page = await calls.get(path, parameters)
+        fresh = [one for one in listed(page) if one["id"] not in seen]
+        for one in fresh:
+            seen.add(one["id"])
+            yield one
+        if not fresh or not page.get("has_more"):
+            return
+        parameters = {"limit": "100", after: str(fresh[-1]["id"])}

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from pydantic import Field, model_validator
 
 from ..anthropic_wire import HEADERS, claude_identity, fitting_sampling, message_body, message_reply, room_for_thinking
-from ..batch_api import Found, Look, Outcome, json_object, listed
+from ..batch_api import Found, Look, Outcome, json_object
 from ..batch_ledger import Batch
 from ..batch_teacher import (
     AtOnce,
@@ -38,11 +38,10 @@ from ..credentials import Credential
 from ..endpoint import Service
 from ..hosted import ApiKey, TimeoutS
 from ..journal import key
-from ..provider_calls import Calls
+from ..provider_calls import Calls, all_listed, id_of, listed
 from ..types import Reply, Request, Sampling
 
 PATH = "/messages/batches"
-LISTED_TOGETHER = "100"
 OF_THE_ROW = frozenset({"invalid_request_error", "request_too_large", "not_found_error", "permission_error"})
 """Errors that the same row would meet again."""
 
@@ -125,24 +124,21 @@ class _Batches:
 
     async def create(self, token: str, file: BinaryIO) -> str:
         headers = {"Content-Type": "application/json", "Idempotency-Key": token}
-        return str((await self.calls.post(PATH, file, headers))["id"])
+        return id_of(await self.calls.post(PATH, file, headers))
 
     async def find(self, batch: Batch, known: set[str], is_ours: Callable[[str], bool]) -> Found:
-        parameters = {"limit": LISTED_TOGETHER}
-        while True:
-            page = await self.calls.get(PATH, parameters)
-            for one in listed(page):
+        async with aclosing(all_listed(self.calls, PATH, "after_id")) as batches:  # newest first, as the reference promises
+            async for one in batches:
                 if one["id"] == batch.newest:
-                    return Found(None)
-                if one["id"] in known or sum(one.get("request_counts", {}).values()) != batch.size:
+                    break
+                counts = json_object(one.get("request_counts"))
+                if one["id"] in known or sum(counts.values()) != batch.size:
                     continue
                 if one.get("processing_status") != "ended":  # its rows' names are seen when it is over
                     return Found(None, is_certain=False)
-                if one.get("results_url") and await self._first_name(one["id"], is_ours):
-                    return Found(one["id"])
-            if not page.get("has_more"):
-                return Found(None)
-            parameters = {"limit": LISTED_TOGETHER, "after_id": str(page["last_id"])}
+                if one.get("results_url") and await self._begins_with(one["id"], is_ours):
+                    return Found(str(one["id"]))
+        return Found(None)
 
     async def look(self, provider_id: str) -> Look:
         batch = await self.calls.get(f"{PATH}/{provider_id}", may_be_missing=True)
@@ -169,7 +165,8 @@ class _Batches:
             return Outcome(Reply("", "error", cost_usd=0.0, error=said), may_repeat=error.get("type") not in OF_THE_ROW)
         return Outcome(Reply("", "error", cost_usd=0.0, error=f"the batch ended before this row ({kind})"), may_repeat=True)
 
-    async def _first_name(self, provider_id: str, is_ours: Callable[[str], bool]) -> bool:
+    async def _begins_with(self, provider_id: str, is_ours: Callable[[str], bool]) -> bool:
+        """Whether the first result of a batch is one of our rows'."""
         async with aclosing(self.results(f"{PATH}/{provider_id}/results")) as results:
             async for name, _ in results:
                 return is_ours(name)

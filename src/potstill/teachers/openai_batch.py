@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import aiohttp
 from pydantic import Field, model_validator
 
-from ..batch_api import Found, Look, Outcome, json_object, listed
+from ..batch_api import Found, Look, Outcome, json_object
 from ..batch_ledger import Batch
 from ..batch_teacher import (
     AtOnce,
@@ -42,14 +42,13 @@ from ..hosted import ApiKey, TimeoutS
 from ..http_faults import BUSY, FILTERED, NO_CREDIT, RETRIED, UNKNOWN_MODEL
 from ..journal import key
 from ..openai_wire import THINKING_ROOM, chat_body, chat_identity, chat_reply, fitting_sampling, provider_of, thinks
-from ..provider_calls import Calls
+from ..provider_calls import Calls, all_listed, id_of
 from ..types import Reply, Request, Sampling
 
 PATH = "/batches"
 MARK = "potstill"
 """The name in a batch's metadata under which our token stands."""
-LISTED_TOGETHER = "100"
-OVER = frozenset({"completed", "expired", "cancelled"})
+OVER = frozenset({"completed", "expired", "cancelled", "failed"})
 TOO_MUCH = "token_limit_exceeded"
 
 
@@ -143,43 +142,35 @@ class _Batches:
     def line(self, name: str, request: Request) -> bytes:
         return json.dumps({"custom_id": name, **self.row(request)}).encode()
 
-    async def newest(self) -> str | None:
-        page = await self.calls.get(PATH, {"limit": "1"})
-        return next((str(one["id"]) for one in listed(page)), None)
+    async def newest(self) -> None:
+        """Not needed: the token is looked for in the whole list, whose order is not promised."""
 
     async def create(self, token: str, file: BinaryIO) -> str:
         form = aiohttp.FormData()
         form.add_field("purpose", "batch")
         form.add_field("file", file, filename=f"{MARK}-{token}.jsonl", content_type="application/jsonl")
-        uploaded = await self.calls.post("/files", form)
-        asked = {"input_file_id": uploaded["id"], "endpoint": self.endpoint, "completion_window": "24h"}
+        uploaded = id_of(await self.calls.post("/files", form))
+        asked = {"input_file_id": uploaded, "endpoint": self.endpoint, "completion_window": "24h"}
         body = json.dumps({**asked, "metadata": {MARK: token}}).encode()
         headers = {"Content-Type": "application/json", "Idempotency-Key": token}
-        return str((await self.calls.post(PATH, body, headers))["id"])
+        return id_of(await self.calls.post(PATH, body, headers))
 
     async def find(self, batch: Batch, known: set[str], is_ours: Callable[[str], bool]) -> Found:
         del known, is_ours  # the token alone says it
-        parameters = {"limit": LISTED_TOGETHER}
-        while True:
-            page = await self.calls.get(PATH, parameters)
-            for one in listed(page):
+        async with aclosing(all_listed(self.calls, PATH, "after")) as batches:
+            async for one in batches:
                 if json_object(one.get("metadata")).get(MARK) == batch.token:
                     return Found(str(one["id"]))
-                if one["id"] == batch.newest:
-                    return Found(None)
-                parameters = {"limit": LISTED_TOGETHER, "after": str(one["id"])}
-            if not page.get("has_more"):
-                return Found(None)
+        return Found(None)
 
     async def look(self, provider_id: str) -> Look:
         batch = await self.calls.get(f"{PATH}/{provider_id}", may_be_missing=True)
         status = str(batch.get("status")).lower()
-        if status == "failed":
-            return _refused(batch)
-        if status not in OVER:
-            return Look(is_over=False)
         names = [batch.get(name) for name in ("output_file_id", "error_file_id")]
-        return Look(is_over=True, files=tuple(f"/files/{name}/content" for name in names if name))
+        files = tuple(f"/files/{name}/content" for name in names if name)
+        if status == "failed" and not files:
+            return _refused(batch)
+        return Look(is_over=True, files=files) if status in OVER else Look(is_over=False)
 
     async def results(self, path: str) -> AsyncGenerator[tuple[str, str], None]:
         async with aclosing(self.calls.lines(path)) as lines:
