@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from potstill.errors import JobFailedError, PotstillError
-from potstill.journal import Entry, Journal, key
+from potstill.journal import Entry, Journal, key, keys
 from potstill.types import Message, Reply, Request, Sampling
 
 IDENTITY = {"kind": "openai_api", "base_url": "http://127.0.0.1/v1", "model": "big", "extra": {}}
@@ -164,3 +168,26 @@ def test_secrets_never_enter(tmp_path: Path) -> None:
         journal.put({"model": "big", "api_key": "sk-secret"}, [Entry(_request(), Reply("x"))])
     assert b"sk-secret" not in (tmp_path / "journal.sqlite").read_bytes()
     assert json.dumps(IDENTITY)
+
+
+TEXT = st.text(max_size=8)
+SAMPLING = st.builds(
+    Sampling,
+    st.integers(1, 4000),
+    st.floats(0, 2) | st.sampled_from([0, 1]),
+    st.floats(0.01, 1) | st.just(1),
+    frequency_penalty=st.sampled_from([0.0, 0.5]),
+    stop=st.sampled_from([(), ("\n", "é")]),
+    top_logprobs=st.integers(0, 2),
+)
+MESSAGES = st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), TEXT), max_size=3).map(tuple)
+REQUEST = st.builds(Request, TEXT, MESSAGES, SAMPLING, st.integers(0, 9), st.none() | TEXT, st.lists(TEXT, max_size=2).map(tuple))
+
+
+@given(REQUEST, st.dictionaries(st.sampled_from(["model", "kind", "é"]), st.none() | TEXT | st.integers()))
+def test_a_key_is_the_hash_of_canonical_json_of_everything_sent(request: Request, identity: dict[str, Any]) -> None:
+    content = {"version": 1, "identity": identity, "request": request.content()}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    wanted = hashlib.sha256(text.encode()).hexdigest()
+    assert key(identity, request) == wanted
+    assert keys(identity, [request, request]) == [wanted, wanted]

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 
 from .budget import Purse
 from .contracts import Requests, Teacher
-from .journal import Entry, Journal, Payer, key
+from .journal import Entry, Journal, Payer, keys
 from .types import Reply, Request
 
 LOOKED_UP_TOGETHER = 256
@@ -100,9 +100,9 @@ def replay(
         walks = [_Walk(number, inquiry) for number, inquiry in enumerate(part)]
         walking = [walk for walk in walks if not _advance(walk, None, outcomes.__setitem__)]
         while walking:
-            keys = [key(identity, walk.request) for walk in walking]
-            found = journal.get(set(keys))
-            replies = [found.get(name) or known_failures.get(name) or PENDING for name in keys]
+            names = keys(identity, (walk.request for walk in walking))
+            found = journal.get(set(names))
+            replies = [found.get(name) or known_failures.get(name) or PENDING for name in names]
             walking = [
                 walk for walk, reply in zip(walking, replies, strict=True) if not _advance(walk, reply, outcomes.__setitem__)
             ]
@@ -179,12 +179,12 @@ class _Feed(Requests):
     def settle(self, entries: Sequence[Entry]) -> None:
         """Takes recorded replies: their inquiries go on, to their outcome or to what they ask next."""
         moving: list[tuple[_Walk[Any], Reply]] = []
-        for request, reply in entries:
+        names = keys(self.identity, (entry.request for entry in entries))
+        for (request, reply), name in zip(entries, names, strict=True):
             self.under_way -= 1
             self.asking.spent.count(reply)
             if self.purse is not None:
                 self.purse.settle(request, reply)
-            name = key(self.identity, request)
             if reply.error is not None:
                 self.asking.failures[name] = reply
             moving += [(walk, reply) for walk in self.waiting.pop(name, ())]
@@ -204,10 +204,10 @@ class _Feed(Requests):
         """Walks inquiries as far as the journal's answers take them; what is missing there is ready to be asked."""
         while moving:
             walks = [walk for walk, reply in moving if not _advance(walk, reply, self._use)]
-            keys = [key(self.identity, walk.request) for walk in walks]
-            known = self.journal.get(set(keys)) if keys else {}
+            names = keys(self.identity, (walk.request for walk in walks))
+            known = self.journal.get(set(names)) if names else {}
             moving = []
-            for name, walk in zip(keys, walks, strict=True):
+            for name, walk in zip(names, walks, strict=True):
                 if name in known:
                     self.asking.spent.from_journal += 1
                     moving.append((walk, known[name]))

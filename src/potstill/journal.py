@@ -15,20 +15,24 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from .errors import JobFailedError, PotstillError
-from .types import Reply, Request
+from .types import Reply, Request, Sampling
 
 KEY_VERSION = 1
 BUSY_TIMEOUT_MS = 60_000
 KEYS_IN_ONE_QUERY = 500
+PRAGMAS = ("synchronous=FULL", "cache_size=-65536", "wal_autocheckpoint=8192")
+"""Keys are hashes, so each commit changes pages all over the file: 64 MiB of them stay in memory, and 32 MiB of changes are
+gathered before they are written to their places."""
 SECRET_NAMES = frozenset({"api_key", "apikey", "authorization", "token", "password", "secret"})
 
 # Appended, never edited: number n brings a file of version n to version n + 1.
@@ -60,9 +64,16 @@ ADD_SPENDING = """
         completion_tokens = completion_tokens + excluded.completion_tokens, cost_usd = cost_usd + excluded.cost_usd,
         unpriced = unpriced + excluded.unpriced
 """
+ADD_FAILURE = (
+    "INSERT INTO failures (key, identity, reason, attempts, prompt_tokens, completion_tokens, cost_usd, failed_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 SPEND = (
     "COUNT(*), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0), SUM(cost_usd), COUNT(*) - COUNT(cost_usd)"
 )
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 class Entry(NamedTuple):
@@ -114,8 +125,26 @@ def key(identity: Mapping[str, Any], request: Request) -> str:
     >>> key({"model": "m"}, plain) == key({"model": "m"}, Request("row 1", (Message("system", "Be kind."), *plain.messages)))
     False
     """
-    content = {"version": KEY_VERSION, "identity": _without_secrets(identity), "request": request.content()}
-    return hashlib.sha256(_canonical(content).encode()).hexdigest()
+    return _key(_identity_text(identity), request_text(request))
+
+
+def keys(identity: Mapping[str, Any], requests: Iterable[Request]) -> list[str]:
+    """The key of each request to one teacher."""
+    text = _identity_text(identity)
+    return [_key(text, request_text(request)) for request in requests]
+
+
+def request_text(request: Request) -> str:
+    """Canonical JSON of `request.content()`, put together here: a key is made four times for each answer.
+
+    >>> request_text(Request("row", ())) == json.dumps(Request("row", ()).content(), sort_keys=True, separators=(",", ":"))
+    True
+    """
+    messages = ",".join([f'{{"content":{_canonical(one.content)},"role":"{one.role}"}}' for one in request.messages])
+    labels = f'"labels":{_canonical(list(request.labels))},' if request.labels else ""
+    schema = f',"schema":{_canonical(request.schema)}' if request.schema else ""
+    sampling = _sampling_text(*[getattr(request.sampling, name) for name in Sampling.__slots__])
+    return f'{{{labels}"messages":[{messages}],"sample_index":{request.sample_index},"sampling":{sampling}{schema}}}'
 
 
 class Journal:
@@ -164,12 +193,22 @@ class Journal:
         """
         if not entries:
             return
-        named = _canonical(_without_secrets(identity))
+        named = _identity_text(identity)
         digest = hashlib.sha256(named.encode()).hexdigest()
+        at = datetime.now(UTC).isoformat()
+        answers: list[tuple[Any, ...]] = []
+        failures: list[tuple[Any, ...]] = []
+        for request, reply in entries:
+            text = request_text(request)
+            spent = (reply.prompt_tokens, reply.completion_tokens, reply.cost_usd, at)
+            if reply.error is None:
+                answers.append((_key(named, text), digest, text, _canonical(reply.as_dict()), *spent))
+            else:
+                failures.append((_key(named, text), digest, reply.error, reply.attempts, *spent))
         with self._lock, self._told(), self._transaction():
             self._connection.execute("INSERT OR IGNORE INTO identities VALUES (?, ?)", (digest, named))
-            for request, reply in entries:
-                self._insert(key(identity, request), digest, request, reply)
+            self._connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", answers)
+            self._connection.executemany(ADD_FAILURE, failures)
             if payer is not None:
                 self._connection.execute(ADD_SPENDING, {**payer._asdict(), **_sum(entries)})
 
@@ -191,22 +230,9 @@ class Journal:
         cost = (good[3] or 0.0) + (bad[3] or 0.0)
         return Spend(good[0], bad[0], good[1] + bad[1], good[2] + bad[2], cost, good[4] + bad[4])
 
-    def _insert(self, name: str, identity: str, request: Request, reply: Reply) -> None:
-        spent = (reply.prompt_tokens, reply.completion_tokens, reply.cost_usd, datetime.now(UTC).isoformat())
-        if reply.error is not None:
-            self._connection.execute(
-                "INSERT INTO failures (key, identity, reason, attempts, prompt_tokens, completion_tokens, cost_usd, failed_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (name, identity, reply.error, reply.attempts, *spent),
-            )
-            return
-        self._connection.execute(
-            "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (name, identity, _canonical(request.content()), _canonical(reply.as_dict()), *spent),
-        )
-
     def _prepare(self) -> None:
-        self._connection.execute("PRAGMA synchronous=FULL")
+        for pragma in PRAGMAS:
+            self._connection.execute(f"PRAGMA {pragma}")
         self._enter_wal()
         with self._transaction():
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
@@ -285,8 +311,17 @@ def _explained(path: Path, error: sqlite3.DatabaseError) -> PotstillError:
     )
 
 
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def _key(identity: str, request: str) -> str:
+    return hashlib.sha256(f'{{"identity":{identity},"request":{request},"version":{KEY_VERSION}}}'.encode()).hexdigest()
+
+
+def _identity_text(identity: Mapping[str, Any]) -> str:
+    return _canonical(_without_secrets(identity))
+
+
+@lru_cache(maxsize=256, typed=True)  # 1 and 1.0 are equal, and are not written alike
+def _sampling_text(*values: Any) -> str:
+    return _canonical(Request("", (), Sampling(*values)).content()["sampling"])
 
 
 def _without_secrets(identity: Mapping[str, Any]) -> Mapping[str, Any]:
