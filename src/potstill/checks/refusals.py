@@ -62,7 +62,7 @@ _OTHERS = (
         r"(?:(?:es )?tut mir (?:sehr )?leid|entschuldigung|entschuldige|leider|bedaure|ich bedauere?|als (?:ki|sprachmodell|"
         r"ki-\w+)[^,.]{0,30})[,.!]?(?: *(?:aber|dass|leider)\b)?,? *",
         r"(?:ich )?(?:kann|darf|werde|möchte) [^.]{0,60}?\bnicht|(?:ich bin|bin ich)(?: leider)? nicht in der lage,?",
-        r"(?: [^.,]{1,50})?\b(?:helfen|beantworten|erfüllen|weiterhelfen|unterstützen|nachkommen|behilflich)\b",
+        r"(?: [^.,]{1,50})? (?:helfen|beantworten|erfüllen|weiterhelfen|unterstützen|nachkommen|behilflich)\b",
     ),
     _Language(  # French
         r"(?:(?:je suis |nous sommes )?(?:vraiment |sincèrement )?désolée?s?|(?:je m'|veuillez m')?excuse[rz]?(?:-moi)?|"
