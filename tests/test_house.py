@@ -22,13 +22,15 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 400, 60, 6
 FLOORS: dict[float, str] = {
     1: "types errors texts starter math_worker",
     1.1: "languages catalog credentials limits token_logprobs",
-    2: "plugins interrupts runfolder journal json_rows table_rows statistics rendering kernels page reading quantities turns overlap "
+    2: "plugins interrupts runfolder journal json_rows table_rows statistics rendering kernels page reading quantities "
+    "turns overlap "
     "equivalence personal http_faults pool batch_ledger shingles",
     2.05: "rows",
     2.1: "endpoint readers signals splits lookalikes novelty",
     2.2: "intake provider_calls",
     3: "contracts student batches generation progress checkpoints runs speed_trial",
-    3.1: "budget inquiry sieve recipe hosted openai_wire anthropic_wire batch_api scoring measure rationale lessons judging voting",
+    3.1: "budget inquiry sieve recipe hosted openai_wire anthropic_wire batch_api scoring measure rationale lessons "
+    "judging voting",
     3.2: "invention asking batch_asking",
     3.3: "answering sections batch_teacher",
     4: "job training teacher_signals tasks teachers combiners checks losses metrics exporters compute",

@@ -27,10 +27,7 @@ KINDS: dict[str, tuple[type[BatchServer], str]] = {
     "anthropic_batch": (AnthropicBatchServer, "claude-haiku-4-5"),
 }
 QUESTIONS = [f"question {number}" for number in range(12)]
-EVENTS = {
-    "openai_batch": ["uploaded", "creating", "created", "looked", "downloading", "halfway"],
-    "anthropic_batch": ["creating", "created", "looked", "downloading", "halfway"],
-}
+EVENTS = ["creating", "created", "looked", "halfway"]
 
 
 @pytest.fixture(params=KINDS)
@@ -197,7 +194,7 @@ def child(fields: dict[str, Any], folder: Path) -> subprocess.Popen[bytes]:
 
 def test_killed_at_every_step_in_turn_it_sends_no_row_twice_and_loses_none(kind: str, tmp_path: Path) -> None:
     """kill -9 in the midst of each step; each new process goes on where the last one was killed."""
-    to_die_at = list(EVENTS[kind])
+    to_die_at = list(EVENTS)
     running: list[subprocess.Popen[bytes]] = []
 
     def seen(event: str) -> bool:
@@ -210,7 +207,7 @@ def test_killed_at_every_step_in_turn_it_sends_no_row_twice_and_loses_none(kind:
     with serving(kind, looks_until_over=2, hidden=1, seen=seen) as server:
         fields = settings(kind, server, tmp_path)
         deaths = 0
-        for _ in range(len(EVENTS[kind]) + 1):
+        for _ in range(len(EVENTS) + 1):
             running.append(child(fields, tmp_path))
             _, told = running[-1].communicate(timeout=60)
             deaths += running[-1].returncode == -signal.SIGKILL
@@ -220,7 +217,7 @@ def test_killed_at_every_step_in_turn_it_sends_no_row_twice_and_loses_none(kind:
             known = journal.get([key(teacher.identity(), request) for request in asked(QUESTIONS)])
             spent = journal.spend()
     assert (spent.answers, spent.cost_usd) == (12, pytest.approx(12 * (10 * 10 + 5 * 100) / 1e6 / 2))
-    assert (deaths, to_die_at) == (len(EVENTS[kind]), [])
+    assert (deaths, to_die_at) == (len(EVENTS), [])
     assert server.accepted == dict.fromkeys(QUESTIONS, 1)
     assert sorted(reply.text for reply in known.values()) == sorted(name.upper() for name in QUESTIONS)
 
