@@ -6,6 +6,7 @@ import csv
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -19,6 +20,7 @@ from potstill.readers import read_file
 from potstill.types import Raw
 
 ROW = '{"prompt": "a", "completion": "b"}'
+FEW = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -297,3 +299,37 @@ def test_hostile_nesting_and_numbers_are_refused_rows(tmp_path: Path, deep: str)
     assert bad.problem is not None
     with pytest.raises(DataError):
         read(write(tmp_path / "a.json", f"[{deep}"))
+
+
+WORD = st.text(st.characters(blacklist_categories=["Cs"]), max_size=12)
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORD,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORD, inner, max_size=3),
+    max_leaves=6,
+)
+ROWS = st.lists(st.dictionaries(WORD, VALUE, max_size=4), min_size=1, max_size=6)
+
+
+@FEW
+@given(ROWS, st.booleans(), st.sampled_from(["\n", "\r\n", "\n \n"]), st.sampled_from([None, 1]))
+def test_whatever_json_can_say_is_read_as_it_was_written(
+    tmp_path: Path, wanted: list[dict[str, Any]], is_ascii: bool, end: str, indent: int | None
+) -> None:
+    lines = [json.dumps(row, ensure_ascii=is_ascii) for row in wanted]
+    found = read(write(tmp_path / "a.jsonl", end.join(lines)))
+    assert [row.row for row in found] == wanted
+    assert [row.line for row in found] == [1 + number * (2 if end == "\n \n" else 1) for number in range(len(wanted))]
+    array = read(write(tmp_path / "a.json", json.dumps(wanted, ensure_ascii=is_ascii, indent=indent)))
+    assert [row.row for row in array] == wanted
+
+
+CELL = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1, max_size=12)
+
+
+@FEW
+@given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=5), st.sampled_from(",;\t"))
+def test_whatever_csv_can_say_is_read_as_it_was_written(tmp_path: Path, cells: list[tuple[str, str]], mark: str) -> None:
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=mark).writerows([("prompt", "completion"), *cells])
+    assert [row.row for row in read(path)] == [{"prompt": one, "completion": other} for one, other in cells]
