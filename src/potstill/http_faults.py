@@ -138,10 +138,10 @@ class FaultReader:
         """What a status other than 200 means."""
         status = answer.status
         told = f"HTTP {status}: {said}"
-        if status == 401 or (status == 403 and not has_answered):
-            return TeacherError(f"teacher endpoint {self.url} refuses access (HTTP {status}); {self.credential.hint()}")
         if status < 500 and (of_the_job := self._of_the_job(said)):
             return of_the_job
+        if status == 401 or (status == 403 and not has_answered):
+            return TeacherError(f"teacher endpoint {self.url} refuses access (HTTP {status}); {self.credential.hint()}")
         if status == 402:
             return TeacherError(f"teacher endpoint {self.url} wants to be paid ({told}); add credit")
         if not has_answered and (status in (404, 405) or (status < 500 and _has(said, UNKNOWN_MODEL))):
