@@ -10,10 +10,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import TEMPLATE, make_tokenizer
 from safetensors.torch import load_file
+from torch.nn import functional
 from transformers import OPTConfig, OPTForCausalLM
 
 from potstill.batches import Row, Sample, encode, make_batches
@@ -30,6 +32,7 @@ from potstill.teacher_signals import LiveSignals, SignalShape, StoredSignals, ca
 from potstill.training import Trained, Training, train
 from potstill.types import Example, Message
 
+COUNTS = (1.0, 0.25, 3.0)
 WORDS = ["router", "light", "red", "restart", "ten seconds", "apples", "left", "a man walks", "please", "12 - 5 = 7"]
 
 
@@ -44,13 +47,13 @@ def samples(count: int, weights: tuple[float, ...] = (1.0,)) -> list[Sample]:
     ]
 
 
-def encoded(folder: Path, count: int = 24) -> list[Row]:
-    return encode(samples(count), load_tokenizer(str(folder)), 512).rows
+def encoded(folder: Path, count: int = 24, weights: tuple[float, ...] = (1.0,)) -> list[Row]:
+    return encode(samples(count, weights), load_tokenizer(str(folder)), 512).rows
 
 
-def training(student: Path, tmp_path: Path, **settings: object) -> Training:
+def training(student: Path, tmp_path: Path, weights: tuple[float, ...] = (1.0,), **settings: object) -> Training:
     fields = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "validations": 2, **settings}
-    rows = encoded(student)
+    rows = encoded(student, 24, weights)
     return Training(
         "student",
         StudentSettings(model=str(student)),
@@ -83,12 +86,76 @@ def test_a_loss_falls_and_events_tell_of_each_step(student_folder: Path, tmp_pat
 
 
 @pytest.mark.parametrize("change", [{"micro_batch_tokens": 16}, {"packing": False}, {"packing": False, "micro_batch_tokens": 64}])
+@pytest.mark.parametrize("counts", [(1.0,), COUNTS], ids=["all the same", "weighed"])
 def test_micro_batches_and_packing_never_change_the_weights(
-    student_folder: Path, tmp_path: Path, change: dict[str, object]
+    student_folder: Path, tmp_path: Path, change: dict[str, object], counts: tuple[float, ...]
 ) -> None:
-    train(training(student_folder, tmp_path / "a"))
-    train(training(student_folder, tmp_path / "b", **change))
+    train(training(student_folder, tmp_path / "a", counts))
+    train(training(student_folder, tmp_path / "b", counts, **change))
     assert largest_gap(weights(tmp_path / "a"), weights(tmp_path / "b")) < 2e-5
+
+
+def test_two_processes_end_with_the_weights_of_one(student_folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "go.py"
+    script.write_text(
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
+        "from accelerate import PartialState; from test_training import COUNTS, training; from potstill.training import train\n"
+        "assert PartialState(cpu=True).num_processes == 2\n"
+        "train(training(Path(sys.argv[1]), Path(sys.argv[2]), COUNTS, batch_size=7))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    arguments = [str(student_folder), str(tmp_path / "two"), str(Path(__file__).parent)]
+    own = {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([*command, *arguments], env={**os.environ, **own}, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    train(training(student_folder, tmp_path / "one", COUNTS, batch_size=7))
+    assert largest_gap(weights(tmp_path / "one"), weights(tmp_path / "two")) < 2e-5
+    steps = [
+        [(event["step"], round(event["loss"], 4)) for event in read_rows(events) if event["event"] == "step"]
+        for events in (tmp_path / "one" / "run" / "events.jsonl", tmp_path / "two" / "run" / "events.jsonl")
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_a_weighed_loss_is_the_weighed_mean_over_the_whole_step(student_folder: Path, tmp_path: Path) -> None:
+    """Sum of w times a token's loss, divided by the sum of w over the targets of the step, as plain torch counts it."""
+    base = training(student_folder, tmp_path, COUNTS, epochs=1, batch_size=20, micro_batch_tokens=32)
+    model = load_model(str(student_folder))
+    total, count = 0.0, 0.0
+    for row in base.rows:
+        ids = torch.from_numpy(np.concatenate([row.prompt, row.answer]).astype(np.int64))[None]
+        with torch.no_grad():
+            logits = model(ids).logits[0, len(row.prompt) - 1 : -1]
+        total += row.weight * float(functional.cross_entropy(logits, ids[0, len(row.prompt) :], reduction="sum"))
+        count += row.weight * len(row.answer)
+    train(base)
+    (step,) = [event for event in read_rows(tmp_path / "run" / "events.jsonl") if event["event"] == "step"]
+    assert {row.weight for row in base.rows} == set(COUNTS)
+    assert step["loss"] == pytest.approx(total / count, abs=1e-4)
+
+
+def test_only_the_ratio_of_weights_matters_and_a_row_twice_as_heavy_is_a_row_twice(student_folder: Path, tmp_path: Path) -> None:
+    rows = encoded(student_folder)
+    for name, chosen in {
+        "plain": rows,
+        "halved": [row._replace(weight=0.5) for row in rows],
+        "heavy": [rows[0]._replace(weight=2.0), *rows[1:]],
+        "twice": [rows[0], *rows],
+    }.items():
+        base = training(student_folder, tmp_path / name, epochs=1, batch_size=30)
+        train(replace(base, rows=chosen, num_steps=2))
+    assert largest_gap(weights(tmp_path / "plain"), weights(tmp_path / "halved")) < 2e-5
+    assert largest_gap(weights(tmp_path / "heavy"), weights(tmp_path / "twice")) < 2e-5
+    assert largest_gap(weights(tmp_path / "plain"), weights(tmp_path / "heavy")) > 1e-4
+
+
+def test_each_target_carries_its_rows_weight_and_none_is_carried_where_all_count_1(student_folder: Path) -> None:
+    rows = encoded(student_folder, 9, COUNTS)
+    for batch in make_batches(rows, range(9), token_budget=1000, packing=True, pad_id=0):
+        assert batch.weight_N is not None
+        assert batch.weight_N.tolist() == [rows[number].weight for number in batch.numbers for _ in rows[number].answer]
+    for batch in make_batches(encoded(student_folder, 9), range(9), token_budget=60, packing=True, pad_id=0):
+        assert batch.weight_N is None
 
 
 @pytest.mark.parametrize("family", ["student_folder", "phi3_folder"])

@@ -15,9 +15,9 @@ SECONDS_BETWEEN_STATES = 1.0
 
 
 class Progress:
-    """`with Progress(folder, "generate", 500) as bar: bar.advance(1, note="4.2 rows/s")`."""
+    """`with Progress(folder, "generate", 500) as bar: bar.advance(1, note="4.2 rows/s")`; without a folder it is silent."""
 
-    def __init__(self, folder: RunFolder, label: str, total: int) -> None:
+    def __init__(self, folder: RunFolder | None, label: str, total: int) -> None:
         self.folder = folder
         self.label = label
         self.total = total
@@ -33,7 +33,7 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=not console.is_terminal or folder is None,
         )
         self._task = self._bar.add_task(label, total=total, note="")
 
@@ -53,4 +53,5 @@ class Progress:
 
     def _write(self) -> None:
         self._written = time.monotonic()
-        self.folder.update_state(progress={"label": self.label, "done": self.done, "total": self.total})
+        if self.folder is not None:
+            self.folder.update_state(progress={"label": self.label, "done": self.done, "total": self.total})

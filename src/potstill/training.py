@@ -181,7 +181,8 @@ class _Loop:
     def run(self) -> Trained:
         start = self._resume()
         stopped_early = self.counters["worse"] >= self.t.settings.patience
-        with Progress(self.t.folder, f"train {self.t.role}", self.num_steps) as bar, deferred_interrupt() as interrupted:
+        told = self.t.folder if self.accelerator.is_main_process else None  # one process speaks for all
+        with Progress(told, f"train {self.t.role}", self.num_steps) as bar, deferred_interrupt() as interrupted:
             bar.advance(start)
             step = start
             while step < self.num_steps and not stopped_early:
@@ -306,6 +307,7 @@ class _Loop:
 
     def _finish(self, step: int, stopped_early: bool) -> Trained:
         best = self.counters["best"]
+        self.accelerator.wait_for_everyone()  # the main process may still be writing the best weights
         self._load(load_weights(self.home / "best.safetensors"))
         if self.accelerator.is_main_process:
             student = self.t.student

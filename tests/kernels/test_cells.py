@@ -176,3 +176,27 @@ def test_no_token_at_all_is_a_loss_of_zero() -> None:
 def test_the_tail_is_what_the_words_leave() -> None:
     logp = torch.tensor([[0.5, 0.25], [0.75, 0.25]], dtype=F64).log()
     assert tail_logp(logp).tolist() == [pytest.approx(math.log(0.25)), -math.inf]
+
+
+def test_a_tokens_count_multiplies_its_loss_and_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, cells = problem(9, 4, 13, 3)
+    counts = torch.tensor([1.0, 0.25, 3.0] * 3)
+    leaves = [tensor.requires_grad_() for tensor in (hidden, weight)]
+    text = text_cells(torch.arange(9))
+    terms = [Term(target_loss, text, 0.25, 1.0, counts), Term(KL.formula, cells, 0.75, 2.0, counts)]
+    whole = cell_losses(hidden, head(weight), terms)[0]
+    alone = [
+        [
+            Term(target_loss, text_cells(torch.tensor([n])), 0.25, 1.0),
+            Term(KL.formula, Cells(*(t[n : n + 1] for t in cells)), 0.75, 2.0),
+        ]
+        for n in range(9)
+    ]
+    by_row = sum(float(count) * cell_losses(hidden[n : n + 1], head(weight), alone[n])[0] for n, count in enumerate(counts))
+    assert isinstance(by_row, torch.Tensor)
+    torch.testing.assert_close(whole, by_row, rtol=1e-9, atol=1e-9)
+    wanted = torch.autograd.grad(by_row, leaves)
+    for own, reference in zip(torch.autograd.grad(whole, leaves), wanted, strict=True):
+        torch.testing.assert_close(own, reference, rtol=1e-9, atol=1e-9)
+    monkeypatch.setattr(engine, "CHUNK_BYTES", 4 * 13 * 2)  # two tokens a chunk: each chunk takes its own counts
+    torch.testing.assert_close(cell_losses(hidden, head(weight), terms)[0], whole)
