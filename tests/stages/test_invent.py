@@ -18,7 +18,7 @@ from potstill.errors import DataError, JobFailedError
 from potstill.job import Job
 from potstill.overlap import rouge_l
 from potstill.runfolder import RunFolder, read_json, read_rows, write_json
-from potstill.stages import invent, prepare
+from potstill.stages import generate, invent, prepare, validate
 
 WORDS = [
     first + second for first in ("bar", "lum", "tor", "ves", "nik", "sol", "wem", "gra") for second in ("o", "ika", "ent", "ul")
@@ -97,6 +97,17 @@ def test_new_prompts_keep_the_system_prompt_and_say_where_they_come_from(start: 
     assert (body["temperature"], body["top_p"], body.get("stop")) == (0.9, 0.8, None)
 
 
+def test_new_prompts_are_answered_like_any_other(start: Any) -> None:
+    with ChatServer(answer=lambda asked: json.dumps(fresh(asked)) if "Write" in asked else "Because.") as server:
+        job, folder = start(server, num_prompts=10)
+        for stage in (invent, generate, validate):
+            stage.run(job, folder)
+    kept = {row["id"]: row for row in read_rows(folder.answers / "kept.jsonl")}
+    assert len(kept) == 40
+    for row in invented(folder):
+        assert (kept[row["id"]]["target"], kept[row["id"]]["messages"]) == ("Because.", row["messages"])
+
+
 def test_copies_of_train_test_and_earlier_inventions_are_refused_with_the_reason(start: Any) -> None:
     def answer(asked: str) -> str:
         new = fresh(asked)
@@ -132,10 +143,10 @@ def test_copies_of_train_test_and_earlier_inventions_are_refused_with_the_reason
 
 def test_the_same_again_is_the_same_file_and_costs_nothing_and_more_pays_for_the_rest_alone(start: Any) -> None:
     with ChatServer(answer=lambda asked: json.dumps(fresh(asked))) as server:
-        job, folder = start(server, num_prompts=700, prompts_per_request=5)
+        job, folder = start(server, num_prompts=150, prompts_per_request=2)
         invent.run(job, folder)
         asked, first = server.asked.total(), (folder.data / "invented.jsonl").read_bytes()
-        assert asked >= 140
+        assert asked >= 75
         assert [count for count in server.asked.values() if count > 1] == []
         shown = [set(row["meta"]["seeds"]) for row in invented(folder)]
         assert any(name.startswith("invent-") for name in shown[-1])
@@ -144,11 +155,11 @@ def test_the_same_again_is_the_same_file_and_costs_nothing_and_more_pays_for_the
         invent.run(job, folder)
         assert (folder.data / "invented.jsonl").read_bytes() == first
         assert server.asked.total() == asked
-        job, folder = start(server, num_prompts=800, prompts_per_request=5)
+        job, folder = start(server, num_prompts=160, prompts_per_request=2)
         invent.run(job, folder)
         assert (folder.data / "invented.jsonl").read_bytes().startswith(first)
-        assert len(invented(folder)) == 800
-        assert asked < server.asked.total() <= asked + 40
+        assert len(invented(folder)) == 160
+        assert asked < server.asked.total() <= asked + 10
 
 
 def test_prompts_that_differ_in_numbers_alone_are_kept_up_to_a_few(start: Any) -> None:
