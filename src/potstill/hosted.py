@@ -38,6 +38,7 @@ from .pool import Patience
 from .types import Reply, Request
 
 CHECK_TIMEOUT_S = 5.0
+REFUSED = "refuses access"
 OPEN_PER_REQUEST = 2
 """How many rows may be open for each that may be under way: the others wait to be asked again."""
 
@@ -178,15 +179,16 @@ class _Asking:
 
 
 def problems_of(service: Service, path: str = "/models") -> list[str]:
-    """What a GET of `path` shows: nobody there, a refused key, HTML. A 404 is fine, many servers lack it."""
-    told = []
-    for base_url in service.base_urls:
-        problem = service.credential.problem(base_url)
-        if problem:
-            return [problem]
-        problem = _look(service, base_url, path)
-        told += [problem] if problem else []
-    return told
+    """What a GET of `path` shows: nobody there, a refused key, HTML. A 404 is fine, many servers lack it.
+
+    Of several servers it is enough that one is well, where no other refuses the key: the job goes on without the others.
+    """
+    problem = service.credential.problem(service.base_urls[0])
+    if problem:
+        return [problem]
+    told = [_look(service, base_url, path) for base_url in service.base_urls]
+    one_is_well = None in told
+    return [problem for problem in told if problem and (REFUSED in problem or not one_is_well)]
 
 
 def _look(service: Service, base_url: str, path: str) -> str | None:
@@ -197,7 +199,7 @@ def _look(service: Service, base_url: str, path: str) -> str | None:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in (401, 403):
-            return f"teacher endpoint {base_url} refuses access (HTTP {error.code}); {service.credential.hint()}"
+            return f"teacher endpoint {base_url} {REFUSED} (HTTP {error.code}); {service.credential.hint()}"
         if error.code >= 500 or 300 <= error.code < 400:
             return f"teacher endpoint {base_url} answers HTTP {error.code}; check base_url or try again later"
         return None

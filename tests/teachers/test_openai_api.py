@@ -250,3 +250,10 @@ def test_problems_tell_a_web_page_from_an_api() -> None:
 def test_a_server_without_a_list_of_models_is_no_problem() -> None:
     with ChatServer() as server:
         assert _teacher(server.url.replace("/v1", "/v2")).problems() == []
+
+
+def test_one_server_that_is_well_is_enough() -> None:
+    with ChatServer() as server:
+        assert _teacher(server.url, base_url=["http://127.0.0.1:9/v1", server.url]).problems() == []
+        both = _teacher(server.url, base_url=["http://127.0.0.1:9/v1", "http://127.0.0.1:9/v2"]).problems()
+    assert ["does not answer" in problem for problem in both] == [True, True]
