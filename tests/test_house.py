@@ -23,7 +23,7 @@ FLOORS: dict[float, str] = {
     1: "types errors texts starter math_worker",
     1.1: "languages catalog credentials limits token_logprobs",
     2: "plugins interrupts runfolder journal json_rows table_rows statistics rendering kernels page reading quantities "
-    "turns overlap "
+    "overlap "
     "equivalence personal http_faults pool batch_ledger shingles",
     2.05: "rows",
     2.1: "endpoint readers signals splits lookalikes novelty",

@@ -23,11 +23,13 @@ from .types import Message
 
 
 class Sample(NamedTuple):
-    """A prompt, the answer to be learned, and how much each of its tokens counts."""
+    """A prompt, the answer to be learned, how much each of its tokens counts, and what a teacher is asked for that answer
+    where it is more than the student's prompt."""
 
     messages: Sequence[Message]
     answer: str
     weight: float = 1.0
+    asked: Sequence[Message] | None = None
 
 
 class Row(NamedTuple):
@@ -36,6 +38,7 @@ class Row(NamedTuple):
     prompt: npt.NDArray[np.int32]
     answer: npt.NDArray[np.int32]
     weight: float = 1.0
+    asked: npt.NDArray[np.int32] | None = None
 
     @property
     def length(self) -> int:
@@ -49,8 +52,13 @@ class Row(NamedTuple):
 
     def digest(self) -> str:
         """Names the row by its token ids, so that signals are found by content and never by order, whatever it counts."""
-        sizes = np.array([len(self.prompt), len(self.answer)], dtype=np.int32)
-        return hashlib.sha256(sizes.tobytes() + self.prompt.tobytes() + self.answer.tobytes()).hexdigest()[:32]
+        parts = [self.prompt, self.answer] if self.asked is None else [self.prompt, self.answer, self.asked]
+        sizes = np.array([len(part) for part in parts], dtype=np.int32)
+        return hashlib.sha256(b"".join(part.tobytes() for part in (sizes, *parts))).hexdigest()[:32]
+
+    def as_asked(self) -> Row:
+        """The row as a teacher sees it: the same answer, to the prompt that asks for it."""
+        return self if self.asked is None else Row(self.asked, self.answer, self.weight)
 
 
 class Encoded(NamedTuple):
@@ -87,13 +95,14 @@ def encode(samples: Iterable[Sample], tokenizer: PreTrainedTokenizerBase, max_le
     rows: list[Row] = []
     num_too_long = num_refused = 0
     why_refused = ""
-    for messages, answer, weight in samples:
+    for messages, answer, weight, asked in samples:
         try:
             prompt, target = prompt_ids(tokenizer, messages), answer_ids(tokenizer, messages, answer)
+            seen = None if asked is None else np.array(prompt_ids(tokenizer, asked), dtype=np.int32)
         except ModelError as error:
             num_refused, why_refused = num_refused + 1, why_refused or str(error)
             continue
-        row = Row(np.array(prompt, dtype=np.int32), np.array(target, dtype=np.int32), weight)
+        row = Row(np.array(prompt, dtype=np.int32), np.array(target, dtype=np.int32), weight, seen)
         if row.length > max_length:
             num_too_long += 1
         else:
@@ -123,6 +132,17 @@ def make_batches(rows: Sequence[Row], numbers: Sequence[int], *, token_budget: i
             room[place] -= length
     per_batch = max(1, token_budget // longest)
     return [_batch(rows, lines[start : start + per_batch], pad_id) for start in range(0, len(lines), per_batch)]
+
+
+def batches_as_asked(batch: Batch, rows: Sequence[Row], token_budget: int) -> list[Batch]:
+    """What a teacher scores for a batch: the batch itself, or where it is asked more than the student, lines of its own
+    prompts. Targets keep their order."""
+    if all(rows[number].asked is None for number in batch.numbers):
+        return [batch]
+    seen = [rows[number].as_asked() for number in batch.numbers]
+    per_batch = max(1, token_budget // max(row.length for row in seen))
+    lines = [[place] for place in range(len(seen))]
+    return [_batch(seen, lines[start : start + per_batch], pad_id=0) for start in range(0, len(lines), per_batch)]
 
 
 def numbers_of_step(step: int, num_rows: int, batch_size: int, seed: int) -> list[int]:

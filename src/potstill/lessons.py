@@ -16,7 +16,7 @@ from .generation import generate
 from .rendering import prompt_ids
 from .runfolder import read_rows
 from .statistics import mean_score
-from .types import Example, Lesson, Sampling, Score
+from .types import REASONED_ANSWER, Example, Lesson, Sampling, Score
 
 LONGEST_BY_DEFAULT = 2048
 
@@ -65,8 +65,7 @@ def gold_lessons(examples: Iterable[Example]) -> Iterator[Lesson]:
 def encode_lessons(lessons: Iterable[Lesson], task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
     """Lessons as rows for training; raises JobFailedError when none fits the model."""
     learned = (one for one in lessons if one.weight > 0)  # a lesson that counts for nothing would only take time
-    samples = (Sample(task.prompt(one.example, one.aim), one.target, one.weight) for one in learned)
-    encoded = encode(samples, tokenizer, max_length)
+    encoded = encode((_sample(one, task) for one in learned), tokenizer, max_length)
     if not encoded.rows and encoded.num_refused:
         raise JobFailedError(f"{encoded.why_refused} ({encoded.num_refused:,} rows, and no other fits); use another student")
     if not encoded.rows and encoded.num_too_long:
@@ -75,6 +74,12 @@ def encode_lessons(lessons: Iterable[Lesson], task: Task, tokenizer: PreTrainedT
             f"or choose a student with a longer context"
         )
     return encoded
+
+
+def _sample(lesson: Lesson, task: Task) -> Sample:
+    """A teacher's log-probabilities of reasoning mean something only where it is asked to reason, as it was when it wrote it."""
+    asked = task.teacher_prompt(lesson.example) if lesson.aim == REASONED_ANSWER else None
+    return Sample(task.prompt(lesson.example, lesson.aim), lesson.target, lesson.weight, asked)
 
 
 def longest_row(max_length: int | None, context: int | None) -> int:

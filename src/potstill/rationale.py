@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from .contracts import Taught, extended
 from .reading import reasoned
-from .types import Message
+from .types import REASONED_ANSWER, Message
 
 MARK = "Answer:"
 NUMBER_MARK = "####"
@@ -90,7 +90,7 @@ def lessons(thought: ChainOfThought | None, text: str, answer: str | None, mark:
         return ()
     bare = f"{mark} {answer}" if mark == NUMBER_MARK else answer
     if thought.reasons_aloud:
-        return (Taught(f"{rationale}\n{mark} {answer}"),)
+        return (Taught(f"{rationale}\n{mark} {answer}", REASONED_ANSWER),)
     if thought.student_learns == "answer" or not rationale:
         return (Taught(bare),)
     weight = thought.rationale_weight * len(bare) / len(rationale)

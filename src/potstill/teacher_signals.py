@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .batches import Batch, Row, make_batches
+from .batches import Batch, Row, batches_as_asked, make_batches
 from .contracts import Teacher
 from .errors import JobError
 from .kernels.cells import Cells, Head, teacher_cells
@@ -71,18 +71,21 @@ class LiveSignals:
         self.bf16 = uses_bf16(shape.precision, model.device.type, hidden_size)
 
     @torch.no_grad()
-    def hidden(self, batch: Batch) -> torch.Tensor:
+    def hidden(self, batch: Batch, rows: Sequence[Row]) -> torch.Tensor:
         """The last hidden states of the batch's target positions [N, H]."""
-        moved = batch.to(self.model.device)
-        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            hidden_BTH = hidden_states(self.model, moved.input_ids_BT, moved.position_ids_BT)
-        return hidden_BTH.flatten(0, 1).index_select(0, moved.at_N)
+        found = []
+        for part in batches_as_asked(batch, rows, self.shape.token_budget):
+            moved = part.to(self.model.device)
+            with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+                hidden_BTH = hidden_states(self.model, moved.input_ids_BT, moved.position_ids_BT)
+            found.append(hidden_BTH.flatten(0, 1).index_select(0, moved.at_N))
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def head(self) -> Head:
         return head_of(self.model, self.num_words)
 
-    def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells:  # the batch holds all that a live teacher reads
-        return teacher_cells(self.hidden(batch), self.head(), self.shape.top_k, self.shape.temperature)
+    def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells:
+        return teacher_cells(self.hidden(batch, rows), self.head(), self.shape.top_k, self.shape.temperature)
 
 
 class MixedSignals:
@@ -94,8 +97,10 @@ class MixedSignals:
         self.shape = shape
         self.takes_packed = all(part.takes_packed for part in parts)
 
-    def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells:  # the batch holds all that live teachers read
-        voices = [Voice(part.hidden(batch), part.head(), share) for part, share in zip(self.parts, self.shares, strict=True)]
+    def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells:
+        voices = [
+            Voice(part.hidden(batch, rows), part.head(), share) for part, share in zip(self.parts, self.shares, strict=True)
+        ]
         return mixed_cells(voices, self.shape.top_k, self.shape.temperature)
 
 

@@ -11,6 +11,8 @@ Role = Literal["system", "user", "assistant"]
 SPLITS = ("train", "validation", "test")
 INSTRUCTION_OF_AIM = {"rationale": "Do not answer yet: write only the reasoning, step by step, that leads to the answer."}
 """What a student is told beside the row's own prompt, where a lesson teaches something other than the answer."""
+REASONED_ANSWER = "reasoned_answer"
+"""The aim of a lesson whose text is reasoning and then the answer, as only teachers are asked for it, not the student."""
 STAGES = ("prepare", "adapt", "invent", "generate", "validate", "capture", "train", "evaluate", "export", "report")
 
 
@@ -66,7 +68,7 @@ class Example:
 class Lesson:
     """One training example: a prompt and the text that the student learns, with where that text came from.
 
-    `aim` says what of an answer is taught ("answer", or "rationale" where a task teaches both), `weight` how much it counts.
+    `aim` says what of an answer is taught ("answer", "rationale" or "reasoned_answer"), `weight` how much it counts.
     """
 
     example: Example
@@ -153,7 +155,9 @@ class Reply:
 
     def as_dict(self) -> dict[str, Any]:
         row = {name: getattr(self, name) for name in self.__slots__}
-        return {name: value for name, value in row.items() if value is not None or name not in ("logprobs", "label_probabilities")}
+        return {
+            name: value for name, value in row.items() if value is not None or name not in ("logprobs", "label_probabilities")
+        }
 
 
 class Signal(enum.IntEnum):
