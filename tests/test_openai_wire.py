@@ -200,6 +200,21 @@ def test_an_answer_of_every_provider_is_read(body: dict[str, Any]) -> None:
     assert (reply.prompt_tokens, reply.completion_tokens, reply.cost_usd) == (10, 20, pytest.approx(50e-6))
 
 
+@pytest.mark.parametrize(
+    ("content", "is_thinking", "text"),
+    [
+        ("<think>\nHm.\n</think>\n\nYes.", False, "Yes."),
+        ("Hm.\n</think>\n\nYes.", True, "Yes."),
+        ("Hm.\n</think>\n\nYes.", False, "Hm.\n</think>\n\nYes."),
+        ("<think> I never end", False, ""),
+        ("I say <think> now.", True, "I say <think> now."),
+    ],
+)
+def test_thoughts_are_no_part_of_an_answer(content: str, is_thinking: bool, text: str) -> None:
+    reply = chat_reply(_completion({"content": content}), Price(None, None), is_thinking=is_thinking)
+    assert (reply.text, reply.error is None) == (text, bool(text))
+
+
 @pytest.mark.parametrize("told", ["length", "model_length", "max_tokens"])
 def test_a_cut_answer_is_returned_with_its_text(told: str) -> None:
     reply = chat_reply(_completion({"content": "Ye"}, told), Price(None, None))

@@ -21,6 +21,7 @@ from .types import Reply, Request, Sampling
 
 THINKING_ROOM = 8192
 """Tokens for thoughts beside an answer's own. A limit, not a price: what is not thought is not paid for."""
+THOUGHTS = ("<think>", "</think>")
 SCHEMA_NAME = "answer"
 FINISH_REASONS = {"eos": "stop", "eos_token": "stop", "stop_sequence": "stop", "model_length": "length", "max_tokens": "length"}
 NOT_SET: Mapping[str, tuple[Any, ...]] = {"temperature": (1,), "top_p": (1,), "stop": ((), [])}
@@ -151,7 +152,7 @@ def is_strict(schema: Any) -> bool:
     return all(is_strict(part) for part in schema.values())
 
 
-def chat_reply(body: Mapping[str, Any], price: Price) -> Reply:
+def chat_reply(body: Mapping[str, Any], price: Price, *, is_thinking: bool = False) -> Reply:
     """The first choice of a chat completion; `error` is set when it holds no text or the server broke it off."""
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
@@ -161,7 +162,8 @@ def chat_reply(body: Mapping[str, Any], price: Price) -> Reply:
     reason = FINISH_REASONS.get(told, told)
     prompt_tokens, completion_tokens = _usage(body, "prompt_tokens"), _usage(body, "completion_tokens")
     counted = (prompt_tokens, completion_tokens, price.cost(prompt_tokens, completion_tokens))
-    text, refusal = _text(message.get("content")), message.get("refusal")
+    text = _without_thoughts(_text(message.get("content")), is_thinking=is_thinking)
+    refusal = message.get("refusal")
     if not text.strip() and isinstance(refusal, str) and refusal.strip():
         text, reason = refusal, "content_filter"
     if reason in BROKEN_OFF:
@@ -178,6 +180,18 @@ def _text(content: Any) -> str:
     if isinstance(content, list):
         return "".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
     return content if isinstance(content, str) else ""
+
+
+def _without_thoughts(text: str, *, is_thinking: bool) -> str:
+    """The answer alone, where a server that reads no thoughts leaves them in the text; some templates open them unseen.
+
+    >>> _without_thoughts("<think>Hm. Four?</think>\\n\\n4", is_thinking=False)
+    '4'
+    """
+    if not text.lstrip().startswith(THOUGHTS[0]) and not (is_thinking and THOUGHTS[1] in text):
+        return text
+    _, ended, answer = text.rpartition(THOUGHTS[1])
+    return answer.lstrip() if ended else ""
 
 
 def _usage(body: Mapping[str, Any], name: str) -> int | None:

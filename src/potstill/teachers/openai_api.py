@@ -113,7 +113,7 @@ class OpenAiApi(Teacher):
 
     def reply(self, body: Mapping[str, Any]) -> Reply:
         """The first choice of a chat completion; `error` is set when it holds no text."""
-        return chat_reply(body, self.price())
+        return chat_reply(body, self.price(), is_thinking=self._is_thinking)
 
     def _question(self, request: Request) -> Question:
         named = key(self.identity(), request) if self._provider.takes_idempotency_key else ""
