@@ -33,6 +33,7 @@ _HASHES = re.compile(r"^[ \t]*####[ \t]*", re.MULTILINE)
 _RATIONALE_LEAD = re.compile(
     r"\A[#*_\s]*(?:(?:step[- ]by[- ]step )?(?:reasoning|rationale|explanation|solution|because))[*_ \t]*:[*_]*\s*", re.IGNORECASE
 )
+_BULLET_LEFT = re.compile(r"\s*\n[ \t]*(?:\d+[.)]|[-*•>#]+)\Z")
 _TAGS = re.compile(r"</?(?:think|thinking|rationale|reasoning|explanation|scratchpad)>", re.IGNORECASE)
 _NEGATION = re.compile(r"(?:\bnot|n't|\bnever|\bnor|\bneither|\brather than|\bno)\s+(?:an?\s+|the\s+)?\Z")
 _ANSWER_KEYS = (
@@ -135,9 +136,9 @@ def _opened(text: str) -> str:
     inner = _unfenced(text)
     if not inner.startswith(("{", "[", '"')):
         return inner
-    value, _ = _decoded(inner, 0)
+    value, end = _decoded(inner, 0)
     found = _answer_in(value)
-    return inner if found is None else found
+    return inner if found is None or _marked(inner[end:]) is not None else found
 
 
 def _unfenced(text: str) -> str:
@@ -201,7 +202,7 @@ def _marked(text: str, *, hashes: bool = False) -> Reasoned | None:
 
 
 def _clean(rationale: str) -> str:
-    return _RATIONALE_LEAD.sub("", _TAGS.sub("", rationale)).strip()
+    return _BULLET_LEFT.sub("", _RATIONALE_LEAD.sub("", _TAGS.sub("", rationale)).strip())
 
 
 def label_key(text: str) -> str:
