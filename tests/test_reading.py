@@ -131,6 +131,7 @@ def test_a_mark_that_names_no_label_is_no_answer_though_the_reasoning_names_one(
 
 def test_free_text_keeps_its_punctuation_and_loses_its_wrapping() -> None:
     assert free_text('```json\n{"summary": "Ana is ill.\\nShe rests."}\n```') == "Ana is ill. She rests."
+    assert free_text('"Emma" is a novel.') == '"Emma" is a novel.'
     assert free_text("```\nAna is ill.\n```") == free_text('"Ana is ill."') == free_text(" Ana\nis ill. ") == "Ana is ill."
 
 

@@ -137,8 +137,9 @@ def _opened(text: str) -> str:
     if not inner.startswith(("{", "[", '"')):
         return inner
     value, end = _decoded(inner, 0)
-    found = _answer_in(value)
-    return inner if found is None or _marked(inner[end:]) is not None else found
+    found, rest = _answer_in(value), inner[end:].strip()
+    stray = rest and (not isinstance(value, Mapping) or _marked(rest) is not None)  # '"Emma" is a novel' is no JSON
+    return inner if found is None or stray else found
 
 
 def _unfenced(text: str) -> str:
