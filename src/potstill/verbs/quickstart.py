@@ -22,10 +22,6 @@ GOLD_SHARE = 0.0
 RECIPE: dict[str, Any] = {"epochs": 2, "batch_size": 8, "learning_rate": 8e-4, "validations": 3}
 """Small steps and a high rate suit a student of 2.6M parameters (docs/log.md, 2026-11-22)."""
 
-LONGER: dict[str, Any] = {"epochs": 5, "learning_rate": 1.2e-3}
-RECIPES = {"qa": LONGER, "math": LONGER}
-"""Where two epochs are too few: sums and spans take practice, and these rows are short (docs/log.md, 2026-11-24)."""
-
 
 def quickstart(task: str, folder: Path, num_rows: int, overrides: list[str], as_json: bool) -> None:
     """Writes data and job file into `folder/task`, runs the job, and prints the verdict and the report's path."""
@@ -53,5 +49,5 @@ def _job(task: str, num_rows: int) -> dict[str, Any]:
         },
         "teacher": TEACHER,
         "student": STUDENT,
-        "train": {**RECIPE, **RECIPES.get(task, {})},
+        "train": RECIPE,
     }
