@@ -40,3 +40,17 @@ def test_labels_that_cannot_be_told_apart_are_refused() -> None:
 
 def test_a_row_without_gold_cannot_be_judged() -> None:
     assert Classification().right("x", Example("1", ASKED)) is None
+
+
+def test_a_chain_of_thought_ends_in_one_label() -> None:
+    text = "A refund is meant, or card linking?\nNo: the card is under way.\n\nFinal answer: **Card arrival**"
+    assert Classification().read(text) == Classification(labels=LABELS).read(text) == "card_arrival"
+
+
+def test_a_student_is_taught_the_label_as_the_job_spells_it_or_else_as_the_teacher_does() -> None:
+    text = "It is late.\nAnswer: Card arrival"
+    free = load_plugin("tasks", {"kind": "classification", "chain_of_thought": True})
+    named = load_plugin("tasks", {"kind": "classification", "chain_of_thought": True, "labels": LABELS})
+    assert [one.text for one in free.taught(Example("1", ASKED), text)] == ["Card arrival"]
+    assert [one.text for one in named.taught(Example("1", ASKED), text)] == ["card_arrival"]
+    assert (free.labels_asked(), named.labels_asked()) == ((), LABELS)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from potstill.errors import JobError
+from potstill.plugins import load_plugin
 from potstill.tasks.conversation import Conversation
 from potstill.types import Example, Message
 
@@ -22,6 +26,13 @@ def test_without_required_values_the_reply_must_be_the_gold_or_is_not_scored() -
     assert Conversation().right("Bye.", row) == 0.0
     assert Conversation(without_values="skip").right("Goodbye.", row) is None
     assert Conversation().right("Goodbye.", Example("1", ASKED)) is None
+
+
+def test_the_turns_of_a_row_stay_gold_unless_the_job_says_else() -> None:
+    assert Conversation().turns == "keep_gold"
+    assert Conversation(turns="regenerate").turns == "regenerate"
+    with pytest.raises(JobError, match="turns"):
+        load_plugin("tasks", {"kind": "conversation", "turns": "all"})
 
 
 def test_thinking_does_not_state_a_value() -> None:

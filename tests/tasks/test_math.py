@@ -31,6 +31,15 @@ ASKED = (Message("user", "2 + 2?"),)
         ("He has 12 apples.\nSo 12 - 5 = 7 are left.", "7"),
         ("It takes 5-3 hours", "3"),
         ("50%", "50"),
+        ("#### 12,34", "12.34"),
+        ("#### 1.234,5 €", "1234.5"),
+        ("#### 1 234 apples", "1234"),
+        ("#### 1½", "1.5"),
+        ("The answer is 5 + 7 = 12 apples, not 13", "12"),
+        ("The area is 25 m².", "25"),
+        ("**Answer:** 1/3", "1/3"),
+        ('{"rationale": "2 + 2 = 4, or #### 5", "answer": "4 apples"}', "4"),
+        ('```json\n{"steps": ["2 + 2 = 4"], "answer": 4}\n```', "4"),
         ("1e3", "1000"),
         (".5", "0.5"),
         ("1/0", None),
@@ -51,6 +60,8 @@ def test_equal_numbers_are_right_and_all_others_wrong() -> None:
     assert Math().right("It is 7", Example("1", ASKED, "#### 7")) == 1.0
     assert Math().right("#### 70", row) == Math().right("", row) == 0.0
     assert Math().right("50", Example("1", ASKED, "0.5")) == 0.0
+    assert Math().right("50%", Example("1", ASKED, "0.5")) == Math().right("0.5", Example("1", ASKED, "50%")) == 1.0
+    assert Math().right("#### 50%", Example("1", ASKED, "...", {"answer": 50})) == 1.0
 
 
 def test_a_row_without_a_number_to_compare_with_cannot_be_judged() -> None:

@@ -40,3 +40,21 @@ def test_a_row_without_gold_cannot_be_judged() -> None:
 def test_other_labels_may_be_named() -> None:
     task = Nli(labels=("supports", "refutes", "not enough info"))
     assert task.right("Not_enough_info", Example("1", ASKED, "not enough info")) == 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Swimming is a sport, so neutral is out.\nAnswer: entailment",
+        "Answer: Entailment\n\nThe hypothesis does not contradict the premise; it is not neutral.",
+        '```json\n{"rationale": "It is neither neutral nor a contradiction.", "answer": "ENTAILMENT"}\n```',
+        "It may look like a contradiction.\n\nAnswer: neutral\n\nWait.\n\n**Answer**: entailment.",
+        "neutral?\ncontradiction?\n### Final answer\nentailment",
+    ],
+)
+def test_the_final_answer_counts_and_not_the_labels_in_the_reasoning(text: str) -> None:
+    assert Nli().read(text) == "entailment"
+
+
+def test_the_closed_set_is_asked_of_teachers_that_give_probabilities() -> None:
+    assert Nli().labels_asked() == ("entailment", "neutral", "contradiction")

@@ -29,3 +29,13 @@ def test_a_wrong_number_stays_wrong() -> None:
 
 def test_a_row_without_gold_cannot_be_judged() -> None:
     assert Qa().right("x", Example("1", ROW.messages)) is None
+
+
+def test_the_answer_behind_the_reasoning_is_read() -> None:
+    for text in (
+        "It stands in Paris.\nAnswer: the Eiffel Tower",
+        '{"reasoning": "It stands in Paris.", "answer": "Eiffel"}',
+        "It stands in Paris.\nTherefore, the answer is the Eiffel Tower.",
+    ):
+        assert Qa().right(text, ROW) == 1.0
+    assert Qa().right("The Eiffel Tower is meant.\nAnswer: the Louvre", ROW) == 0.0
