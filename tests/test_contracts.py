@@ -48,6 +48,9 @@ BASES = {
 LEAST: dict[tuple[str, str], dict[str, Any]] = {
     ("tasks", "classification"): {"labels": ["yes", "no"]},
     ("checks", "judge"): {"teacher": "scripted"},
+    ("checks", "length"): {"max_words": 100},
+    ("checks", "schema"): {"json_schema": {"type": "object"}},
+    ("checks", "semantic_duplicates"): {"model": "./nowhere"},
     ("combiners", "route"): {"rules": [{"teacher": 2, "contains": "Hypothesis"}]},
     ("teachers", "huggingface"): {"model": "./nowhere"},
     **{

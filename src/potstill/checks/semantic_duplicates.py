@@ -18,8 +18,8 @@ from pydantic import Field
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
-from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 from typing_extensions import override
 
 from ..contracts import Answered, Check, Finding, Room, Task, Teacher, Watch
@@ -43,9 +43,9 @@ class SemanticDuplicates(Check):
     """Refuses a row whose prompt means what an earlier prompt means, by an encoder of sentences; its answer must agree.
 
     Numbers, signs and negations must be equal, and what the two do not share word for word is compared by itself, so a long
-    text that both ask about does not make two questions one. On Banking77 and CLINC150 (4,000 rows each), 98.9% of the pairs
-    at 0.95 have the same label. The vectors lie in a file; time per row grows with the rows before it: a million rows of 384
-    dimensions take a CPU about as long to compare as to encode.
+    text that both ask about does not make two questions one. With all-MiniLM-L6-v2, 71 of 3,000 prompts of Banking77 and
+    CLINC150 are refused at 0.95, 70 of them for one with the same label. The vectors lie in a file; time per row grows with
+    the rows before it: for a million of 384 dimensions, comparing takes about as long as encoding.
     """
 
     model: str = Field(description="an encoder such as sentence-transformers/all-MiniLM-L6-v2: folder, or hub id")
