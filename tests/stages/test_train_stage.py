@@ -1,0 +1,70 @@
+"""train: weighed lessons of several aims reach the student and the control as they stand in kept.jsonl."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from potstill.job import Job
+from potstill.lessons import encode_lessons, read_lessons
+from potstill.rendering import load_tokenizer
+from potstill.runfolder import RunFolder, read_rows, write_rows
+from potstill.stages import capture, train
+from potstill.student import load_model
+from potstill.types import Example, Lesson, Message
+
+TASK = {"kind": "nli", "chain_of_thought": {"student_learns": "multitask", "rationale_weight": 2.0}}
+
+
+def made_run(job: Job) -> RunFolder:
+    folder = RunFolder(job.run_path)
+    rows = [Example(str(n), (Message("user", f"{'A man walks. ' * (n % 3)} Row {n}?"),)) for n in range(6)]
+    said = [f"{'He moves, so yes. ' * (n % 2 + 1)}\nAnswer: {('entailment', 'neutral')[n % 2]}" for n in range(6)]
+    lessons = [
+        Lesson(example, one.text, "teacher", one.aim, one.weight)
+        for example, text in zip(rows, said, strict=True)
+        for one in job.task.taught(example, text)
+    ]
+    write_rows(folder.answers / "kept.jsonl", (lesson.as_dict() for lesson in lessons))
+    write_rows(folder.answers / "validation.jsonl", (lesson.as_dict() for lesson in lessons[:4]))
+    write_rows(folder.data / "validation.jsonl", (example.as_dict() for example in rows[:2]))
+    return folder
+
+
+def test_student_and_control_start_from_the_weighed_mean_of_all_lessons(
+    teacher_folder: Path, student_folder: Path, tmp_path: Path
+) -> None:
+    losses = [{"kind": "cross_entropy", "weight": 0.5}, {"kind": "forward_kl", "weight": 0.5}]
+    settings = {"losses": losses, "batch_size": 12, "epochs": 1, "validations": 1, "micro_batch_tokens": 128}
+    job = Job(
+        folder=tmp_path,
+        name="run",
+        task=TASK,
+        data="train.jsonl",
+        teacher={"kind": "huggingface", "model": str(teacher_folder)},
+        student=str(student_folder),
+        train=settings,
+    )
+    folder = made_run(job)
+    capture.run(job, folder)
+    train.run(job, folder)
+    rows = encode_lessons(read_lessons(folder.answers / "kept.jsonl"), job.task, load_tokenizer(str(student_folder)), 512).rows
+    assert len(rows) == 12
+    assert len({row.weight for row in rows}) == 3, "answers weigh 1, rationales by their length"
+    model = load_model(str(student_folder))
+    total = count = 0.0
+    for row in rows:
+        ids = torch.from_numpy(np.concatenate([row.prompt, row.answer]).astype(np.int64))[None]
+        with torch.no_grad():
+            logits = model(ids).logits[0, len(row.prompt) - 1 : -1]
+        total += row.weight * float(functional.cross_entropy(logits, ids[0, len(row.prompt) :], reduction="sum"))
+        count += row.weight * len(row.answer)
+    steps = {event["role"]: event["loss"] for event in read_rows(folder.path / "events.jsonl") if event["event"] == "step"}
+    assert steps["control"] == pytest.approx(total / count, abs=1e-4)
+    assert steps["student"] != pytest.approx(total / count, abs=1e-2)
+    assert (folder.model / "config.json").is_file()
+    assert (folder.control / "config.json").is_file()
