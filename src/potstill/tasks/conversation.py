@@ -26,8 +26,8 @@ class Conversation(Task):
     )
     turns: Literal["keep_gold", "regenerate", "continue"] = Field(
         default="keep_gold",
-        description="keep_gold: the assistant's turns and gold of a row stay, the teacher answers what is missing; regenerate: it "
-        "answers every turn anew, its own earlier answers before it; continue: earlier turns stay, the last is always the teacher's",
+        description="keep_gold: the assistant's turns and gold of a row stay, the teacher answers what is missing; regenerate: "
+        "it answers every turn anew, its own earlier answers before it; continue: earlier turns stay, the last is the teacher's",
     )
 
     def read(self, text: str) -> str | None:

@@ -107,7 +107,8 @@ def _passes(text: str) -> list[str]:
         return []
     ends = [hit.start() for hit in numbered[1:]] + [len(plain)]
     parts = [plain[hit.end() : end] for hit, end in zip(numbered, ends, strict=True)]
-    return [found for part in parts if (found := " ".join(_SUMMARY.sub("", _ENTITIES.sub("", part)).split()))]
+    plain_parts = (" ".join(_SUMMARY.sub("", _ENTITIES.sub("", part)).split()) for part in parts)
+    return [part for part in plain_parts if part]
 
 
 def _summary_in(item: Any) -> str | None:
