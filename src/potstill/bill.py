@@ -6,7 +6,8 @@ journal already cost nothing; they are not looked up here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .contracts import Task, Teacher
@@ -32,10 +33,33 @@ def bill(job: Job, sample: Sequence[Example], asked: int, prompt: float, answer:
     shares = _shares(job, sample)
     longer = _longer(task, sample)
     tries = 1 + job.generate.resamples + job.generate.longer
-    return [
+    asked += job.data.invent.num_prompts
+    bills = [
         _bill(teacher, task, round(asked * share) * job.generate.samples, (prompt * longer, answer), tries)
         for teacher, share in zip(job.teachers, shares, strict=True)
     ]
+    return [*bills, *_invention(job, prompt), *_judges(job, asked, prompt, answer)]
+
+
+def _invention(job: Job, prompt: float) -> Iterator[TeacherBill]:
+    """The requests for new prompts: each shows some examples and is answered with as long ones."""
+    wish = job.data.invent
+    if wish.num_prompts:
+        least = math.ceil(wish.num_prompts / wish.prompts_per_request)
+        shown, written = int(least * wish.seeds_per_request * prompt), int(wish.num_prompts * prompt)
+        price, most = job.teacher.price(), wish.max_requests or 4 * least
+        cost = price.cost(shown, written)
+        worst = None if cost is None else cost * most / least
+        yield TeacherBill(f"{job.teacher.label}, new prompts", least, shown, written, cost, worst)
+
+
+def _judges(job: Job, answers: int, prompt: float, answer: float) -> Iterator[TeacherBill]:
+    """What checks ask of other models: they read the prompt, the answer and the gold, and say a word."""
+    for check in job.validation.checks:
+        for judge, requests in check.asks(answers):
+            read, said = int(requests * (prompt + 2 * answer)), requests
+            cost = judge.price().cost(read, said)
+            yield TeacherBill(f"{judge.label}, {check.kind}", requests, read, said, cost, cost)
 
 
 def _bill(teacher: Teacher, task: Task, requests: int, tokens: tuple[float, float], tries: int) -> TeacherBill:

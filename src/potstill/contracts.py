@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from .types import INSTRUCTION_OF_AIM, Example, Message, Reply, Request, Sampling, Signal
+from .types import Price as Price
 
 if TYPE_CHECKING:
     import torch
@@ -117,20 +118,6 @@ def extended(messages: tuple[Message, ...], instruction: str | None) -> tuple[Me
     if messages[0].role == "system":
         return (Message("system", f"{messages[0].content}\n\n{instruction}"), *messages[1:])
     return (Message("system", instruction), *messages)
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """Dollars for a million tokens; None is unknown, which is never zero."""
-
-    input_per_million: float | None
-    output_per_million: float | None
-
-    def cost(self, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:
-        known = (self.input_per_million, self.output_per_million, prompt_tokens, completion_tokens)
-        if any(part is None for part in known):
-            return None
-        return (self.input_per_million * prompt_tokens + self.output_per_million * completion_tokens) / 1e6  # type: ignore[operator]
 
 
 class AdaptSettings(BaseModel):
@@ -333,6 +320,11 @@ class Check(Plugin):
         """What `potstill check` finds wrong before anything is asked: a judge that cannot be reached, or is the teacher."""
         del teachers, task
         return []
+
+    def asks(self, num_answers: int) -> Sequence[tuple[Teacher, int]]:
+        """The models that it will ask, each with how many requests, for so many answers: part of the bill before a run."""
+        del num_answers
+        return ()
 
     def watch(self, room: Room) -> Watch:
         """A fresh look at all answers of one split."""

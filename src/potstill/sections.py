@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from .contracts import Check
 from .invention import InventSettings
@@ -31,7 +31,7 @@ class DataSettings(Settings):
     """The user's files. A split without a file of its own is taken from train, by a hash of the prompt."""
 
     folder: str | None = Field(default=None, description="where the files' relative paths start; default: the job file's folder")
-    train: Paths = Field(description="files with prompts, with gold answers or without")
+    train: Paths = Field(default=(), description="files with prompts, with gold or without; needed unless all are invented")
     unlabelled: Paths = Field(default=(), description="more files of train prompts; their answers are ignored")
     validation: Paths = ()
     test: Paths = ()
@@ -56,6 +56,14 @@ class DataSettings(Settings):
     @classmethod
     def _load(cls, value: Any, info: ValidationInfo) -> Any:
         return load_checks(value, info)
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> DataSettings:
+        if not self.train and not self.invent.num_prompts:
+            raise ValueError("'train' is missing; name files with prompts, or have them invented (data.invent)")
+        if not self.train and not (self.validation and self.test):
+            raise ValueError("'train' is missing; without it data.validation and data.test must name files")
+        return self
 
 
 class GenerateSettings(Settings):

@@ -134,6 +134,9 @@ class Request:
         return {**content, **{name: value for name, value in more.items() if value}}
 
 
+WITHOUT_NONE = ("logprobs", "label_probabilities")
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What came back for one request. `error` is set, and `text` is empty, when no usable answer came.
@@ -181,3 +184,17 @@ class Score:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Dollars for a million tokens; None is unknown, which is never zero."""
+
+    input_per_million: float | None
+    output_per_million: float | None
+
+    def cost(self, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:
+        known = (self.input_per_million, self.output_per_million, prompt_tokens, completion_tokens)
+        if any(part is None for part in known):
+            return None
+        return (self.input_per_million * prompt_tokens + self.output_per_million * completion_tokens) / 1e6  # type: ignore[operator]

@@ -63,6 +63,11 @@ class Judge(Check):
         return found
 
     @override
+    def asks(self, num_answers: int) -> Sequence[tuple[Teacher, int]]:
+        """Both orders of each answer, and the trial on gold."""
+        return ((self.teacher, 2 * num_answers + 4 * self.calibration_rows),)
+
+    @override
     def watch(self, room: Room) -> Watch:
         self._refuse_own_family(room.teachers)
         return _Watch(self, room)
