@@ -60,7 +60,7 @@ def inquire(question: Question, *, every_turn: bool = False) -> Generator[Reques
     turns = _turns(example) if every_turn else [len(example.messages)]
     spent: Reply | None = None
     for end in turns:
-        asked = replace(example, messages=with_answers(example.messages[:end], said)) if every_turn else example
+        asked = _at(example, end, said) if every_turn else example
         first, reply = yield from _patiently(question, asked)
         spent = reply if spent is None else _summed(spent, reply)
         if reply.error is not None or end == turns[-1] or question.refuse(asked, reply) is not None:
@@ -94,7 +94,14 @@ def turns_taught(example: Example, said: Sequence[str], text: str) -> Iterator[t
         yield example, text
         return
     for end, target in zip(_turns(example), (*said, text), strict=True):
-        yield replace(example, messages=with_answers(example.messages[:end], said)), target
+        yield _at(example, end, said), target
+
+
+def _at(example: Example, end: int, said: Sequence[str]) -> Example:
+    """The chat up to one of the assistant's turns. Gold and meta are about the last one, so earlier ones are without."""
+    messages = with_answers(example.messages[:end], said)
+    about = {} if end == len(example.messages) else {"gold": None, "meta": {}}
+    return replace(example, messages=messages, **about)
 
 
 def _turns(example: Example) -> list[int]:
