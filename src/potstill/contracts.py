@@ -85,7 +85,7 @@ class Task(Plugin):
         """The closed set that an answer is chosen from, for teachers that give label probabilities; () where it is open."""
         return ()
 
-    def schema(self) -> str | None:
+    def answer_schema(self) -> str | None:
         """The JSON schema, as text, that teachers with structured output are held to; None for free text."""
         return None
 

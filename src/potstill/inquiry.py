@@ -100,8 +100,9 @@ def turns_taught(example: Example, said: Sequence[str], text: str) -> Iterator[t
 def _at(example: Example, end: int, said: Sequence[str]) -> Example:
     """The chat up to one of the assistant's turns. Gold and meta are about the last one, so earlier ones are without."""
     messages = with_answers(example.messages[:end], said)
-    about = {} if end == len(example.messages) else {"gold": None, "meta": {}}
-    return replace(example, messages=messages, **about)
+    if end == len(example.messages):
+        return replace(example, messages=messages)
+    return replace(example, messages=messages, gold=None, meta={})
 
 
 def _turns(example: Example) -> list[int]:
@@ -113,7 +114,7 @@ def _patiently(question: Question, example: Example) -> Generator[Request, Reply
     """The first reply, and the last one with the spending of all."""
     task, teacher = question.task, question.teacher
     sampling = teacher.sampling(task.max_teacher_tokens)
-    request = Request(example.id, task.teacher_prompt(example), sampling, question.sample, task.schema(), task.labels_asked())
+    request = Request(example.id, task.teacher_prompt(example), sampling, question.sample, task.answer_schema(), task.labels_asked())
     first = reply = spent = yield request
     longer = resampled = 0
     while True:

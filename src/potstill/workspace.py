@@ -187,7 +187,7 @@ def azure_status(state: Mapping[str, Any], process: JobProcess) -> str:
     if process.cancelled():
         return "Canceled"
     if status in ("failed", "paused"):
-        return status.capitalize()
+        return "Failed" if status == "failed" else "Paused"
     return "NotResponding" if process.started() else "NotStarted"
 
 

@@ -56,7 +56,7 @@ class Schema(Check):
         return _Watch(self, room)
 
     def _schema(self, task: Task) -> str | None:
-        return task.schema() if self.json_schema is None else json.dumps(self.json_schema)
+        return task.answer_schema() if self.json_schema is None else json.dumps(self.json_schema)
 
     def _best(self, text: str, task: Task) -> _Found | None:
         """The first JSON in a text that follows the schema, or else the first; None where there is none."""
