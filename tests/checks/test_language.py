@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -74,6 +76,17 @@ def test_a_prompt_without_a_language_allows_any() -> None:
 def test_what_is_no_code_is_refused_when_the_job_is_loaded() -> None:
     with pytest.raises(JobError, match="'German' is no language code; use ISO 639 codes such as en"):
         load_plugin("checks", {"kind": "language", "languages": ["German"]})
+
+
+def test_the_package_is_asked_for_when_the_job_is_loaded() -> None:
+    program = (
+        "import sys; sys.modules['py3langid'] = None; from potstill.plugins import load_plugin; load_plugin('checks', 'language')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (
+        "MissingPackageError: the package 'py3langid' is not installed; install it with: pip install 'potstill[language]'"
+        in done.stderr
+    )
 
 
 @given(st.text(max_size=100), st.text(max_size=100))

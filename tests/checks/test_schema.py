@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ class Structured(Task):
 
     own: str | None = None
 
-    def schema(self) -> str | None:
+    def answer_schema(self) -> str | None:
         return self.own
 
     def read(self, text: str) -> str | None:
@@ -138,6 +140,15 @@ def test_older_drafts_references_and_a_root_that_is_no_object_work() -> None:
 def test_a_pattern_that_takes_forever_elsewhere_does_not_here() -> None:
     slow = check(json_schema={"type": "string", "pattern": "^(a+)+$"})
     assert refused(json.dumps("a" * 5000 + "!"), slow) == "not the schema's JSON: the whole breaks pattern"
+
+
+def test_the_package_is_asked_for_when_the_job_is_loaded() -> None:
+    program = "import sys; sys.modules['jsonschema_rs'] = None; from potstill.plugins import *; load_plugin('checks', 'schema')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (
+        "MissingPackageError: the package 'jsonschema_rs' is not installed; install it with: pip install 'potstill[schema]'"
+        in done.stderr
+    )
 
 
 USUAL, ANYTHING = check(), check(json_schema=True)

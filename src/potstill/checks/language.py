@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import override
 
 from ..contracts import Check, Finding, Task
@@ -45,8 +45,12 @@ class Language(Check):
         for code in value:
             if not _CODE.fullmatch(code):
                 raise ValueError(f"{code!r} is no language code; use ISO 639 codes such as en, de or zh")
-        require_languages(value or ("en",))
         return value
+
+    @model_validator(mode="after")
+    def _can_be_told(self) -> Self:
+        require_languages(("en",))  # whatever is asked for, an answer may be in any
+        return self
 
     @override
     def refuse(self, example: Example, reply: Reply, task: Task) -> Finding | None:
