@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from potstill.contracts import Requests
 from potstill.errors import ModelError
 from potstill.plugins import load_plugin
 from potstill.types import Message, Reply, Request, Sampling, Signal
@@ -20,7 +21,7 @@ def _teacher(folder: Path, **fields: Any) -> Any:
 
 def _ask(teacher: Any, requests: list[Request]) -> dict[str, Reply]:
     async def collect() -> dict[str, Reply]:
-        return {request.example_id: reply async for request, reply in teacher.answers(iter(requests))}
+        return {request.example_id: reply async for request, reply in teacher.answers(Requests(requests))}
 
     return asyncio.run(collect())
 
@@ -76,7 +77,7 @@ def test_the_weights_are_freed_at_the_end(teacher_folder: Path) -> None:
     kept: list[Any] = []
 
     async def two_rows() -> None:
-        answers = _teacher(teacher_folder, batch_tokens=1).answers([_request("a", "Hi"), _request("b", "Ho")])
+        answers = _teacher(teacher_folder, batch_tokens=1).answers(Requests([_request("a", "Hi"), _request("b", "Ho")]))
         await anext(answers)
         models = [thing for thing in gc.get_objects() if type(thing).__name__ == "LlamaForCausalLM"]
         kept.extend(weakref.ref(model) for model in models)

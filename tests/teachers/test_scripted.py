@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
+from potstill.contracts import Requests
 from potstill.plugins import load_plugin
 from potstill.types import Message, Reply, Request
 
@@ -9,7 +10,7 @@ from potstill.types import Message, Reply, Request
 def _ask(question: str, **fields: object) -> Reply:
     async def first() -> Reply:
         teacher = load_plugin("teachers", {"kind": "scripted", **fields})
-        _, reply = await anext(teacher.answers([Request("row", (Message("user", question),))]))
+        _, reply = await anext(teacher.answers(Requests([Request("row", (Message("user", question),))])))
         return reply
 
     return asyncio.run(first())
