@@ -71,7 +71,7 @@ def _weigh(rows: Sequence[int], weight: dict[int, float]) -> None:
 
 
 class Lookalikes:
-    """The texts seen so far; their words lie in a nameless file in `folder`, about 130 bytes a text in memory.
+    """The texts seen so far; their words lie in a nameless file in `folder`, about 160 bytes a text in memory.
 
     Two texts are alike when they have one identity and every sentence of each stands in the other: `alike` of its words and
     pairs of words. So a long text that both share never hides that they ask different questions about it.

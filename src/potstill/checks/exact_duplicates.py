@@ -15,7 +15,7 @@ from ..rows import digest, normalised, prompt_key
 class ExactDuplicates(Check):
     """Refuses a row that repeats an earlier one; case, width and white space do not count, the system message does.
 
-    By default a row is its prompt and its answer, so that several answers to one prompt stay. Memory: about 130 bytes a row.
+    By default a row is its prompt and its answer, so that several answers to one prompt stay. Memory: about 100 bytes a row.
     """
 
     compare: Literal["both", "prompt", "answer"] = Field(default="both", description="what must be the same")
