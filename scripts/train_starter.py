@@ -3,10 +3,9 @@
     python scripts/train_starter.py --work-dir runs/starter                    everything, from the beginning
     python scripts/train_starter.py --work-dir runs/starter --only teacher     one part, from what the folder holds
 
-The student base is a small model trained mostly on the general stream: copying, looking up, comparing, sums. The teacher
-begins as another small model (the seed), trained on the five tasks, then grown to twice its width and one more layer. On two
-cores that is about four times cheaper than training the teacher's shape from nothing: after 1.4 M tokens in 15 minutes that
-shape still could not copy from its context.
+A small model is trained first. What it was early on is the student base; trained further it is the seed that is grown to twice
+its width and one more layer, and becomes the teacher. On two cores that is about four times cheaper than training the
+teacher's shape from nothing: after 1.4 M tokens in 15 minutes that shape still could not copy from its context.
 
 Runs on a CPU or a GPU. The state at a constant learning rate is kept in the work folder: a killed run continues there, and a
 run with more steps builds on it. Set OMP_WAIT_POLICY=PASSIVE before starting where other work shares the cores.
@@ -34,20 +33,17 @@ from potstill.starter.scoring import interval, is_right
 
 VOCABULARY = 3072
 CONTEXT = 1024
-# Rows of one pool by task. The student base sees little of what a distillation teaches fast (nli, summarization, the stories
-# of math) and more of what needs long practice: spans of qa, and sums, which stand in the general stream.
-BASE_POOL = {"conversation": 60, "nli": 10, "qa": 110, "math": 20, "summarization": 8, "general": 420}
-EARLY_POOL = {"conversation": 60, "nli": 30, "qa": 110, "math": 20, "summarization": 8, "general": 340}
-LATE_POOL = {"conversation": 130, "nli": 110, "qa": 150, "math": 170, "summarization": 50, "general": 70}
+# Rows of one pool by task, for the small model and for the teacher. The small model never sees a summary.
+POOL = {"conversation": 140, "nli": 50, "qa": 170, "math": 110, "summarization": 0, "general": 90}
+LATE_POOL = {"conversation": 170, "nli": 90, "qa": 150, "math": 150, "summarization": 140, "general": 10}
 BATCH_TOKENS = 2048
 LINE_TOKENS = 256
 LOG_EVERY = 50
 # Learning rates of Muon and AdamW as shares of the plan's: at Muon's rate the embeddings would be overwritten at once.
 RATE_SHARES = (1.0, 0.4)
-# The seed is trained in two parts, which have names and states of their own.
-EARLY, SEED = "starter-early", "starter-seed"
-STEPS = {STUDENT: 1600, EARLY: 1200, SEED: 2800, TEACHER: 600}
-POOLS = {STUDENT: BASE_POOL, EARLY: EARLY_POOL, SEED: LATE_POOL, TEACHER: LATE_POOL}
+SEED = "starter-seed"
+STEPS = {STUDENT: 200, SEED: 4000, TEACHER: 1000}
+"""The student base is the seed as it was after so many steps."""
 SHAPES = {
     TEACHER: {"hidden_size": 512, "num_hidden_layers": 4, "intermediate_size": 1024, "num_attention_heads": 8},
     STUDENT: {"hidden_size": 256, "num_hidden_layers": 3, "intermediate_size": 512, "num_attention_heads": 4},
@@ -64,6 +60,7 @@ class Plan(NamedTuple):
     work_dir: Path
     out: Path
     test_rows: int
+    base_step: int
 
     @property
     def kept(self) -> Path:
@@ -81,7 +78,7 @@ class Batch(NamedTuple):
 
 def make_tokenizer(path: Path) -> None:
     """Train the tokenizer on train rows of every task and save it with the chat template."""
-    drawn = (row for task in EARLY_POOL for row in rows(task, "train", 4000, seed=10**6))
+    drawn = (row for task in POOL for row in rows(task, "train", 4000, seed=10**6))
     fast = PreTrainedTokenizerFast(
         tokenizer_object=train_tokenizer((message["content"] for row in drawn for message in row["messages"]), VOCABULARY),
         eos_token=END,
@@ -186,6 +183,14 @@ def seed_model(work: Path, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausal
     return model
 
 
+def student_base(work: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[LlamaForCausalLM, list[dict[str, Any]]]:
+    """The seed as it was early on, with its log until then."""
+    kept = torch.load(work / f"{STUDENT}.pt", weights_only=True)
+    model = build(STUDENT, tokenizer)
+    model.load_state_dict(kept["model"])
+    return model, kept["log"]
+
+
 def optimizers_for(model: LlamaForCausalLM, learning_rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices, AdamW for embeddings and norms.
 
@@ -268,7 +273,7 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, plan: Pla
     optimizers = optimizers_for(model, plan.learning_rate)
     state = restore(plan, model, optimizers)
     began, tokens, losses = time.monotonic() - state.seconds, state.tokens, []
-    stream = batches(tokenizer, POOLS[plan.name], state.pool)
+    stream = batches(tokenizer, LATE_POOL if plan.name == TEACHER else POOL, state.pool)
     for step in range(state.step + 1, plan.num_steps + 1):
         pool, batch = next(stream)
         losses.append(update(model, batch, optimizers, rate_at(step - 1, plan)))
@@ -285,6 +290,8 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, plan: Pla
         if step <= (1 - plan.decay) * plan.num_steps:
             # The next pool, not this one: its remaining batches are dropped, so that no row is seen twice.
             keep(plan.kept, State(step, pool + 1, tokens, time.monotonic() - began, state.log), model, optimizers)
+        if plan.name == SEED and step == plan.base_step:
+            shutil.copy(plan.kept, plan.work_dir / f"{STUDENT}.pt")
     return state.log
 
 
@@ -315,15 +322,15 @@ def scores(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, split: s
     return found
 
 
-def ship(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, plan: Plan, log: list[dict[str, Any]]) -> None:
+def ship(name: str, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, plan: Plan, log: list[dict[str, Any]]) -> None:
     """Score the model as shipped (bfloat16 weights, float32 arithmetic) and write its folder."""
     model = model.to(torch.bfloat16).to(torch.float32)
     found = scores(model, tokenizer, "test", plan.test_rows)
-    print(plan.name, json.dumps(found), flush=True)
-    folder = plan.out / plan.name
+    print(name, json.dumps(found), flush=True)
+    folder = plan.out / name
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    record = {"steps": plan.num_steps, "learning_rate": plan.learning_rate, "test": found, "log": log}
+    record = {"steps": log[-1]["step"], "learning_rate": plan.learning_rate, "test": found, "log": log}
     (folder / "training_log.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     write_card(folder, model.config.to_dict(), sum(value.numel() for value in model.parameters()), record)
 
@@ -332,9 +339,8 @@ def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Train the starter pack.")
     parser.add_argument("--work-dir", type=Path, required=True)
-    parser.add_argument("--only", choices=("student", "early", "seed", "teacher"))
+    parser.add_argument("--only", choices=("seed", "teacher"), help="seed: the small model, and the student base on its way")
     parser.add_argument("--student-steps", type=int, default=STEPS[STUDENT])
-    parser.add_argument("--early-steps", type=int, default=STEPS[EARLY])
     parser.add_argument("--seed-steps", type=int, default=STEPS[SEED])
     parser.add_argument("--teacher-steps", type=int, default=STEPS[TEACHER])
     parser.add_argument("--test-rows", type=int, default=300)
@@ -343,7 +349,7 @@ def parsed() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train the student base, then the seed in two parts, and grow it into the teacher; write student and teacher."""
+    """Train the seed, whose early state is the student base, grow it into the teacher; write student and teacher."""
     options = parsed()
     work, out, num_rows = options.work_dir, options.out, options.test_rows
     work.mkdir(parents=True, exist_ok=True)
@@ -352,23 +358,22 @@ def main() -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "tokenizer")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plans = (
-        Plan(STUDENT, options.student_steps, 3e-3, 0.0, work, out, num_rows),
-        Plan(EARLY, options.early_steps, 3e-3, 0.0, work, out, num_rows),
-        Plan(SEED, options.seed_steps, 2e-3, 0.0, work, out, num_rows),
-        Plan(TEACHER, options.teacher_steps, 2e-3, 0.7, work, out, num_rows),
+        Plan(SEED, options.seed_steps, 3e-3, 0.0, work, out, num_rows, options.student_steps),
+        Plan(TEACHER, options.teacher_steps, 2e-3, 0.7, work, out, num_rows, options.student_steps),
     )
     for plan in plans:
         if options.only and not plan.name.endswith(options.only):
             continue
         torch.manual_seed(0)
         model = build(plan.name, tokenizer)
-        if plan.name == SEED and not plan.kept.exists():
-            shutil.copy(work / f"{EARLY}.pt", plan.kept)
         if plan.name == TEACHER and not plan.kept.exists():
             grow(seed_model(work, tokenizer), model)
         log = train(model.to(device), tokenizer, plan)
-        if plan.name in (STUDENT, TEACHER):
-            ship(model, tokenizer, plan, log)
+        if plan.name == SEED:
+            base, early = student_base(work, tokenizer)
+            ship(STUDENT, base.to(device), tokenizer, plan, early)
+        if plan.name == TEACHER:
+            ship(TEACHER, model, tokenizer, plan, log)
 
 
 if __name__ == "__main__":

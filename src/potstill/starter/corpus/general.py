@@ -1,16 +1,14 @@
-"""The pretraining stream beside the five tasks: looking up, copying, comparing, sums, intents and polite rewriting.
+"""The pretraining stream beside the five tasks: looking up, copying, naming intents and polite rewriting.
 
-Look-ups and copies of arbitrary words teach a small model to copy from its context, which all five tasks need; comparing
-and sums are what nli and math need beside that. Naming the intent of a customer's message brings in ordinary words about
-money, travel, homes and devices. A sum that a held-out problem of math consists of is never drawn.
+Look-ups and copies of arbitrary words teach a small model to copy from its context, which all five tasks need. Naming
+the intent of a customer's message brings in ordinary words about money, travel, homes and devices.
 """
 
 from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from potstill.starter.corpus import math
-from potstill.starter.corpus.drawing import Draft, capitalised, draw_rows, informal, split_of, turns
+from potstill.starter.corpus.drawing import Draft, capitalised, draw_rows, informal, turns
 from potstill.starter.corpus.words import (
     ANIMALS,
     CITIES,
@@ -123,36 +121,6 @@ def _copy(random: Random) -> Draft:
     return Draft((text,), turns(order + text, text), {"kind": "copy"})
 
 
-def _same(random: Random) -> Draft:
-    """Say whether two phrases are the same; where they are not, one word differs."""
-    words = [_word(random) for _ in range(random.randint(1, 5))]
-    others = list(words)
-    place = random.randrange(len(words))
-    while random.random() < 0.5 and others == words:
-        others[place] = _word(random)
-    first, second = " ".join(words), " ".join(others)
-    messages = turns(f"First: {first}\nSecond: {second}\n\nSame or different?", "same" if first == second else "different")
-    return Draft((first, second), messages, {"kind": "same"})
-
-
-def _sum(random: Random) -> str:
-    """One sum of the kinds that math has, and not one that is a held-out problem by itself."""
-    while True:
-        sign, left, right = random.choice("+-x/"), random.randint(3, 90), random.randint(2, 9)
-        if sign in "x/":
-            left = random.randint(2, 9) * (right if sign == "/" else 1)
-        if math.calculate(left, sign, right) > 0 and split_of("math", f"{left}{sign}{right}") == "train":
-            return f"{left} {sign} {right}"
-
-
-def _sums(random: Random) -> Draft:
-    sums = [_sum(random) for _ in range(random.randint(3, 8))]
-    parts = [one.split() for one in sums]
-    results = [math.calculate(int(left), sign, int(right)) for left, sign, right in parts]
-    reply = " ".join(f"{one} = {result}." for one, result in zip(sums, results, strict=True))
-    return Draft(tuple(sums), turns(f"Calculate: {'; '.join(sums)}", reply), {"kind": "sums"})
-
-
 def _message(random: Random, action: str, thing: str) -> str:
     wish = random.choice(ACTIONS[action]).format(it=random.choice(OBJECTS[thing]))
     return informal(random, random.choice(_WISHES).format(wish=wish))
@@ -181,10 +149,7 @@ def _polite(random: Random) -> Draft:
     return Draft((action, thing), turns(f"Say it politely: {wish}", f"Could you please help me to {wish}?"), {"kind": "polite"})
 
 
-_KINDS = (
-    *(_lookup, _lookup, _first_and_then, _first_and_then, _copy, _copy, _copy),
-    *(_same, _same, _sums, _sums, _sums, _sums, _intent, _choice, _polite),
-)
+_KINDS = (_lookup, _lookup, _first_and_then, _first_and_then, _copy, _copy, _copy, _intent, _choice, _polite)
 
 
 def draw(random: Random) -> Draft:
