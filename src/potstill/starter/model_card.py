@@ -42,8 +42,8 @@ minutes, and its scores say nothing about larger models or real data.
 _PURPOSES = {
     "starter-teacher": "The teacher of Potstill's starter pack: five small tasks, done well. A small model (starter-early and\n"
     "starter-seed in the log) was grown to twice its width and trained on.",
-    "starter-student": "The student base of Potstill's starter pack: the small model early in its training, when it can copy and\n"
-    "look up but knows little of the five tasks, and has never seen a summary. Trained on, it became the teacher's seed.",
+    "starter-student": "The student base of Potstill's starter pack: the small model early in its training, when it can copy\n"
+    "and look up but knows little of the five tasks, and has never seen a summary. Trained on, it became the teacher's seed.",
 }
 
 
