@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +13,18 @@ from hypothesis import strategies as st
 
 from potstill.contracts import Task
 from potstill.errors import JobError
+from potstill.job import Job
 from potstill.plugins import load_plugin
-from potstill.types import Example, Message
+from potstill.runfolder import RunFolder, read_rows, write_rows
+from potstill.stages import generate, validate
+from potstill.types import Example, Lesson, Message
 
 TASKS = ("nli", "qa", "math", "classification")
 MODES = ("answer", "rationale_then_answer", "multitask")
 EXAMPLE = Example(
     "1", (Message("system", "Labels: entailment, neutral. Answer with one word."), Message("user", "P? H?")), "neutral"
 )
+ROWS = (("A man swims. He moves?", None), ("A man sits. He moves?", None), ("A man runs. He lies?", "contradiction"))
 ANSWERS = {"nli": "entailment", "qa": "the U.S.", "math": "1234", "classification": "Card arrival"}
 
 
@@ -149,3 +154,37 @@ def test_no_text_breaks_the_teaching(kind: str, text: str) -> None:
     for mode in MODES:
         task = task_with(kind, student_learns=mode)
         assert task.unusable(text) is None or task.taught(EXAMPLE, text) == ()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_jobs_answers_become_the_lessons_of_its_way_to_learn(mode: str, tmp_path: Path) -> None:
+    (tmp_path / "student").mkdir()
+    job = Job(
+        folder=tmp_path,
+        name="run",
+        task={"kind": "nli", "chain_of_thought": {"student_learns": mode}},
+        data="train.jsonl",
+        teacher={"kind": "scripted", "replies": {"swims": "He swims.\nAnswer: entailment", "sits": "neutral"}},
+        student="./student",
+        train={"losses": ["cross_entropy"]},
+        generate={"min_kept_share": 0.5},
+    )
+    folder = RunFolder(job.run_path)
+    rows = [Example(str(n), (Message("user", said),), gold) for n, (said, gold) in enumerate(ROWS)]
+    write_rows(folder.data / "train.jsonl", (row.as_dict() for row in rows))
+    write_rows(folder.data / "validation.jsonl", [])
+    generate.run(job, folder)
+    validate.run(job, folder)
+    kept = [Lesson.from_dict(row) for row in read_rows(folder.answers / "kept.jsonl")]
+    learned = [(one.example.id, one.aim, one.target) for one in kept]
+    gold = ("2", "answer", "contradiction")
+    rejected = [(row["id"], row["reason"]) for row in read_rows(folder.answers / "rejected.jsonl")]
+    if mode == "answer":
+        assert learned == [("0", "answer", "entailment"), ("1", "answer", "neutral"), gold]
+        assert rejected == []
+        return
+    assert rejected == [("1", "no reasoning before the answer")]
+    if mode == "multitask":
+        assert learned == [("0", "answer", "entailment"), ("0", "rationale", "He swims."), gold]
+    else:
+        assert learned == [("0", "reasoned_answer", "He swims.\nAnswer: entailment"), gold]

@@ -159,13 +159,21 @@ def _kept(job: Job, folder: RunFolder, split: str, looks: tuple[_Card, Sieve], r
         sifted = iter(sieve.sift(looked_at))
         for row in part:
             found = [next(sifted) if line.refused is None else None for line in row.lines]
-            reasons = [line.refused if one is None else one.reason for line, one in zip(row.lines, found, strict=True)]
+            reasons = [_reason(line, one, job.task) for line, one in zip(row.lines, found, strict=True)]
             card.count(row, reasons)
             for line, one, reason in zip(row.lines, found, reasons, strict=True):
                 if reason is not None:
                     refused.write(json.dumps({**_refused(row.example, line, reason), "split": split}) + "\n")
                 elif one is not None:
                     yield from (lesson.as_dict() for lesson in _lessons(job.task, line, one))
+
+
+def _reason(line: _Line, one: Sifted | None, task: Task) -> str | None:
+    """Why an answer may not teach; a teacher's text that passed every check may still hold nothing that the task can teach."""
+    if one is None or one.reason is not None or line.source == "gold":
+        return line.refused if one is None else one.reason
+    assert one.answered.reply is not None
+    return task.unusable(one.answered.reply.text)
 
 
 def _lessons(task: Task, line: _Line, one: Sifted) -> Iterator[Lesson]:
