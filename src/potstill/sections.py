@@ -49,7 +49,7 @@ class DataSettings(Settings):
     )
     invent: InventSettings = Field(default=InventSettings(), description="new prompts, where there are few")
     checks: tuple[SerializeAsAny[Check], ...] = Field(
-        default=(), description="checks of the train prompts before anything is asked, such as contamination"
+        default=("contamination",), validate_default=True, description="checks of the train prompts before anything is asked"
     )
 
     @field_validator("checks", mode="before")
@@ -92,7 +92,10 @@ class GenerateSettings(Settings):
 class ValidateSettings(Settings):
     """Which checks an answer must pass before it may teach."""
 
-    checks: tuple[SerializeAsAny[Check], ...] = Field(default=("finish_reason", "empty", "readable"), validate_default=True)
+    checks: tuple[SerializeAsAny[Check], ...] = Field(
+        default=("finish_reason", "empty", "readable", "refusals", "class_balance", "diversity", "personal_data"),
+        validate_default=True,
+    )
 
     @field_validator("checks", mode="before")
     @classmethod

@@ -64,6 +64,7 @@ def test_every_format_gives_the_same_rows_and_a_card_that_adds_up(tmp_path: Path
     assert [row["reason"].partition(":")[0] for row in read_rows(folder.data / "rejected.jsonl")] == ["missing keys"]
     assert sorted(path.name for path in folder.data.iterdir()) == [
         "card.json",
+        "refused.jsonl",
         "rejected.jsonl",
         "test.jsonl",
         "train.jsonl",
