@@ -44,8 +44,8 @@ BODY = json.dumps(COMPLETION).encode()
 OURS = """
 import json, resource, sys, time
 from pathlib import Path
-from potstill.asking import Asking, ask, once
-from potstill.budget import Budget, Purse
+from potstill.answers.asking import Asking, ask, once
+from potstill.answers.budget import Budget, Purse
 from potstill.journal import Journal, Spend
 from potstill.plugins import load_plugin
 from potstill.types import Message, Request, Sampling

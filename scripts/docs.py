@@ -14,11 +14,11 @@ import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from potstill.budget import Budget
+from potstill.answers.budget import Budget
+from potstill.answers.invention import InventSettings
 from potstill.cli import EPILOG, app
 from potstill.contracts import FAMILIES, AdaptSettings, Plugin
 from potstill.errors import MissingPackageError
-from potstill.invention import InventSettings
 from potstill.job import Job
 from potstill.plugins import plugin_class, plugin_kinds
 from potstill.recipe import LoraSettings, StudentSettings, TrainSettings

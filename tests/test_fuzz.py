@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from potstill.data.intake import Source, take_in
+from potstill.data.readers import read_file
+from potstill.data.rows import ColumnNames, read_row
+from potstill.data.splits import SplitWishes, make_splits
 from potstill.errors import DataError
-from potstill.intake import Source, take_in
-from potstill.readers import read_file
-from potstill.rows import ColumnNames, read_row
 from potstill.runfolder import read_rows
-from potstill.splits import SplitWishes, make_splits
 from potstill.types import SPLITS, Example, Raw
 
 NUM_LINES = 100_000

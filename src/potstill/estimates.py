@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .bill import TeacherBill, bill, total
+from .answers.bill import TeacherBill, bill, total
 from .contracts import Task
+from .data.readers import read_file
+from .data.rows import ColumnNames, read_row
 from .errors import DataError, ModelError
 from .job import Job
-from .readers import read_file
 from .rendering import answer_ids, prompt_ids
-from .rows import ColumnNames, read_row
 from .types import SPLITS, Example, Raw, Signal
 
 SAMPLED_ROWS = 400

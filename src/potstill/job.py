@@ -17,7 +17,7 @@ import pydantic
 import yaml
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
-from .budget import Budget
+from .answers.budget import Budget
 from .catalog import student_settings, teacher_settings
 from .contracts import Combiner, Compute, Exporter, Loss, Task, Teacher
 from .errors import JobError, did_you_mean

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import yaml
 
-from .budget import BudgetError
+from .answers.budget import BudgetError
 from .checking import refuse_problems
 from .job import Job
 from .runfolder import RunFolder, fingerprint, seconds_since

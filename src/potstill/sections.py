@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
+from .answers.invention import InventSettings
 from .contracts import Check
-from .invention import InventSettings
 from .plugins import load_plugin
 from .recipe import Settings, job_folder, listed
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from .contracts import Scored
+from .data.intake import Source, take_in
+from .data.rows import ColumnNames
 from .errors import DataError, JobError, did_you_mean
-from .intake import Source, take_in
 from .job import Job, load_job
 from .plugins import load_plugin, plugin_kinds
-from .rows import ColumnNames
 from .runfolder import RunFolder, file_digest, fingerprint, read_json, read_rows
 from .scoring import Answer, Resampling, metric_score
 from .stages.evaluate import answer_and_measure, read_answers, scores_of, systems

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from potstill.errors import JobError
 from potstill.plugins import load_plugin
-from potstill.texts import words
+from potstill.text.texts import words
 from potstill.types import Example, Message, Reply
 
 ROW = Example("row", (Message("system", "Be brief, please."), Message("user", "What is a still? Say it in few words, please.")))

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from cases import FAILED, case, example, room, teachers
 
-from potstill import languages
 from potstill.contracts import Teacher
 from potstill.errors import JobError, MissingPackageError
 from potstill.plugins import load_plugin
+from potstill.text import languages
 from potstill.types import Example, Message
 
 NLI = load_plugin("tasks", "nli")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from chat_server import ChatServer
 
-from potstill.budget import BudgetError
+from potstill.answers.budget import BudgetError
 from potstill.errors import JobFailedError
 from potstill.job import Job
 from potstill.journal import Journal, Spend

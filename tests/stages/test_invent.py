@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from chat_server import ChatServer
 
-from potstill.budget import BudgetError
+from potstill.answers.budget import BudgetError
 from potstill.errors import DataError, JobFailedError
 from potstill.job import Job
-from potstill.overlap import rouge_l
 from potstill.runfolder import RunFolder, read_json, read_rows, write_json
 from potstill.stages import generate, invent, prepare, validate
+from potstill.text.overlap import rouge_l
 
 WORDS = [
     first + second for first in ("bar", "lum", "tor", "ves", "nik", "sol", "wem", "gra") for second in ("o", "ika", "ent", "ul")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from potstill.data.rows import read_row
 from potstill.plugins import load_plugin, plugin_kinds
-from potstill.rows import read_row
 from potstill.starter.corpus import TASKS, rows
 from potstill.types import Example, Message
 

@@ -189,7 +189,7 @@ def test_a_provider_that_stays_away_ends_the_job_in_order(kind: str, tmp_path: P
 CHILD = """
 import json, sys
 from pathlib import Path
-from potstill.asking import Asking, ask, once
+from potstill.answers.asking import Asking, ask, once
 from potstill.journal import Journal
 from potstill.plugins import load_plugin
 from potstill.types import Message, Request

@@ -10,10 +10,10 @@ from pydantic import Field, field_validator
 from typing_extensions import override
 
 from ..contracts import Answered, Check, Finding, Room, Task, Watch
-from ..equivalence import Equivalence
 from ..errors import MissingPackageError
-from ..overlap import listed_values
 from ..statistics import wilson
+from ..text.equivalence import Equivalence
+from ..text.overlap import listed_values
 from ..types import Example, Reply
 
 FREE_TEXT = {"conversation": "required_values", "summarization": "key_facts"}

@@ -16,10 +16,10 @@ from pydantic import Field
 from typing_extensions import override
 
 from ..contracts import Answered, Check, Finding, Room, Watch
-from ..lookalikes import Lookalikes
-from ..overlap import references
 from ..runfolder import read_rows
-from ..shingles import TURN_BREAK, Hashes, Outline, outline, runs, spoken
+from ..text.lookalikes import Lookalikes
+from ..text.overlap import references
+from ..text.shingles import TURN_BREAK, Hashes, Outline, outline, runs, spoken
 from ..types import Example
 
 HELD_OUT = ("test", "validation")

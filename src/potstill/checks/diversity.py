@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from ..contracts import Answered, Check, Finding, Room, Task, Watch
 from ..runfolder import read_rows
-from ..texts import words
+from ..text.texts import words
 
 LABEL_TASKS = ("nli", "classification")
 SELF_BLEU_TEXTS = 100

@@ -9,7 +9,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from ..contracts import Answered, Check, Finding, Room, Watch
-from ..rows import digest, normalised, prompt_key
+from ..data.rows import digest, normalised, prompt_key
 
 
 class ExactDuplicates(Check):

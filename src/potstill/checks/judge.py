@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import Field
 from typing_extensions import override
 
-from ..contracts import Answered, Check, Finding, Room, Task, Teacher, Watch
-from ..errors import JobError
-from ..judging import (
+from ..answers.judging import (
     RUBRIC,
     VERDICT_TOKENS,
     JudgeModel,
@@ -24,9 +22,11 @@ from ..judging import (
     read_score,
     refuse_own_family,
 )
-from ..overlap import accepted_answers, references
+from ..contracts import Answered, Check, Finding, Room, Task, Teacher, Watch
+from ..errors import JobError
 from ..runfolder import read_rows
 from ..statistics import mean_score
+from ..text.overlap import accepted_answers, references
 from ..types import Example, Reply, Request, Score
 
 MANY = 20

@@ -10,8 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from typing_extensions import override
 
 from ..contracts import Check, Finding, Task
-from ..languages import language_by_script, language_of, require_languages
-from ..texts import without_thinking
+from ..text.languages import language_by_script, language_of, require_languages
+from ..text.texts import without_thinking
 from ..types import Example, Reply
 
 FEWEST_LETTERS, FEWEST_OF_OWN_SCRIPT = 40, 6

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from typing_extensions import override
 
 from ..contracts import Check, Finding, Task
-from ..texts import without_thinking, words
+from ..text.texts import without_thinking, words
 from ..types import Example, Reply
 
 

@@ -9,9 +9,9 @@ from pydantic import Field
 from typing_extensions import override
 
 from ..contracts import Answered, Check, Finding, Room, Watch
-from ..lookalikes import Lookalikes
-from ..rows import normalised
-from ..shingles import Outline, outline, spoken
+from ..data.rows import normalised
+from ..text.lookalikes import Lookalikes
+from ..text.shingles import Outline, outline, spoken
 
 PAIRS_SHOWN = 5
 WORTH_AN_ALARM = 0.3

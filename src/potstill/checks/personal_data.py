@@ -11,7 +11,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from ..contracts import Answered, Check, Finding, Room, Watch
-from ..personal import KINDS, NAMES, Kind, find, redacted
+from ..text.personal import KINDS, NAMES, Kind, find, redacted
 from ..types import Message
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from ..contracts import Answered, Check, Finding, Room, Task, Watch
-from ..texts import normalised, without_thinking, words
+from ..text.texts import normalised, without_thinking, words
 from ..types import Example, Reply
 
 HEAD = 400

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from ..contracts import Answered, Check, Finding, Room, Task, Teacher, Watch
 from ..errors import JobError
-from ..texts import without_thinking
+from ..text.texts import without_thinking
 from ..types import Example, Reply
 
 STARTS_TRIED = 8

@@ -23,10 +23,10 @@ from transformers.utils.hub import cached_file
 from typing_extensions import override
 
 from ..contracts import Answered, Check, Finding, Room, Task, Teacher, Watch
+from ..data.rows import normalised
 from ..errors import ModelError
-from ..rows import normalised
-from ..shingles import outline, sentences, spoken
 from ..student import best_device
+from ..text.shingles import outline, sentences, spoken
 
 Vectors = NDArray[np.float32]
 

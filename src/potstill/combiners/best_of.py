@@ -7,12 +7,12 @@ from typing import Literal
 
 from pydantic import Field
 
+from ..answers.judging import RUBRIC, VERDICT_TOKENS, JudgeModel, duel_winner, duels, refuse_own_family
+from ..answers.voting import compares_texts, elect, is_free_text, none_usable, readable
 from ..contracts import Candidate, Case, Choice, Combiner, Finding, Room, Task, Teacher
 from ..errors import JobError
-from ..judging import RUBRIC, VERDICT_TOKENS, JudgeModel, duel_winner, duels, refuse_own_family
-from ..texts import normalised
+from ..text.texts import normalised
 from ..types import Request
-from ..voting import compares_texts, elect, is_free_text, none_usable, readable
 
 
 class BestOf(Combiner):

@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from ..answers.voting import none_usable, readable
 from ..contracts import Candidate, Case, Choice, Combiner, Room
-from ..texts import normalised
-from ..voting import none_usable, readable
+from ..text.texts import normalised
 
 
 class Mixture(Combiner):

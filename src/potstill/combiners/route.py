@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ..answers.voting import elect, none_usable, ranked
 from ..contracts import Case, Choice, Combiner, Room, Task, Teacher
 from ..errors import JobError, did_you_mean
-from ..languages import language_of, require_languages
-from ..texts import words
+from ..text.languages import language_of, require_languages
+from ..text.texts import words
 from ..types import Example
-from ..voting import elect, none_usable, ranked
 
 NAMED = "its name, or its place in the job's list, from 1"
 

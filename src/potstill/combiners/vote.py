@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from ..answers.voting import Compare, compares_texts, elect, is_free_text, none_usable
 from ..contracts import Case, Choice, Combiner, Finding, Room, Task, Teacher
-from ..voting import Compare, compares_texts, elect, is_free_text, none_usable
 
 
 class Vote(Combiner):

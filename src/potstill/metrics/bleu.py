@@ -11,8 +11,8 @@ from pydantic import Field
 from sacrebleu.metrics.bleu import BLEU
 
 from ..contracts import Metric, Scored, Task
-from ..overlap import references
-from ..texts import UNSPACED, without_thinking
+from ..text.overlap import references
+from ..text.texts import UNSPACED, without_thinking
 
 ONE_WORD_TASKS = ("nli", "classification")
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..contracts import Metric, Scored, Task
-from ..overlap import accepted_answers
-from ..reading import unwrapped
-from ..texts import squad_form
+from ..text.overlap import accepted_answers
+from ..text.reading import unwrapped
+from ..text.texts import squad_form
 
 
 class ExactMatch(Metric):

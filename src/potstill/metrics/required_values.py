@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..contracts import Metric, Scored, Task
-from ..overlap import listed_values
-from ..texts import states, without_thinking
+from ..text.overlap import listed_values
+from ..text.texts import states, without_thinking
 
 
 class RequiredValues(Metric):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..contracts import Metric, Scored, Task
-from ..overlap import references, rouge_l
-from ..texts import without_thinking
+from ..text.overlap import references, rouge_l
+from ..text.texts import without_thinking
 
 
 class RougeL(Metric):

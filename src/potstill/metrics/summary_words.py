@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..contracts import Metric, Scored, Task
-from ..texts import count_words
+from ..text.texts import count_words
 
 
 class SummaryWords(Metric):

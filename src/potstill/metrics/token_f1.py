@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..contracts import Metric, Scored, Task
-from ..overlap import accepted_answers, token_f1
-from ..reading import unwrapped
+from ..text.overlap import accepted_answers, token_f1
+from ..text.reading import unwrapped
 
 
 class TokenF1(Metric):

@@ -18,11 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from ..answering import Answering, Desk
+from ..answers.answering import Answering, Desk
+from ..answers.desk import answering_of, desk_of, note_spending
+from ..answers.inquiry import Outcome
 from ..contracts import Case, Choice
-from ..desk import answering_of, desk_of, note_spending
 from ..errors import JobFailedError, PotstillError
-from ..inquiry import Outcome
 from ..job import Job
 from ..journal import Journal
 from ..progress import Progress

@@ -14,11 +14,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from ..asking import Asking, Inquiry, ask, once
-from ..contracts import Teacher
-from ..desk import desk_of, note_spending
-from ..errors import DataError, JobFailedError
-from ..invention import (
+from ..answers.asking import Asking, Inquiry, ask, once
+from ..answers.desk import desk_of, note_spending
+from ..answers.invention import (
     Form,
     InventSettings,
     Seeds,
@@ -33,11 +31,13 @@ from ..invention import (
     turns_of,
     wish_of,
 )
+from ..answers.novelty import Novelty
+from ..contracts import Teacher
+from ..data.rows import content_id, prompt_key
+from ..errors import DataError, JobFailedError
 from ..job import Job
 from ..journal import Journal, Payer
-from ..novelty import Novelty
 from ..progress import Progress
-from ..rows import content_id, prompt_key
 from ..runfolder import Json, RunFolder, read_json, read_rows, write_json, write_rows
 from ..types import Example, Message, Reply, Request
 

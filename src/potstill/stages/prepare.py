@@ -11,15 +11,15 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from ..answers.sieve import Sieve
 from ..contracts import Answered, Room, Teacher
+from ..data.intake import ADAPT, FileCount, Source, take_in
+from ..data.readers import check_file
+from ..data.rows import ColumnNames
+from ..data.splits import SplitCounts, SplitWishes, make_splits
 from ..errors import DataError, JobError, JobFailedError
-from ..intake import ADAPT, FileCount, Source, take_in
 from ..job import Job
-from ..readers import check_file
-from ..rows import ColumnNames
 from ..runfolder import Json, RunFolder, file_digest, read_rows, write_json, write_rows
-from ..sieve import Sieve
-from ..splits import SplitCounts, SplitWishes, make_splits
 from ..types import SPLITS, Example, Reply, Request
 
 ROWS_AT_ONCE = 256

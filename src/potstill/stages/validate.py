@@ -14,14 +14,14 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
+from ..answers.desk import answering_of, desk_of, note_spending
+from ..answers.inquiry import turns_taught
+from ..answers.sieve import Sieve, Sifted
 from ..contracts import Answered, Task
-from ..desk import answering_of, desk_of, note_spending
 from ..errors import JobFailedError, ModelError
-from ..inquiry import turns_taught
 from ..job import Job
 from ..journal import Journal
 from ..runfolder import Json, RunFolder, read_json, read_rows, write_json, write_rows
-from ..sieve import Sieve, Sifted
 from ..statistics import mean_score
 from ..types import Example, Lesson, Reply
 

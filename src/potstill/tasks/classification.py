@@ -8,8 +8,8 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 
 from ..contracts import Task, Taught
-from ..rationale import Thought, asked, lessons, student_room, teacher_room, why_unusable
-from ..reading import label_key, read_label, unwrapped
+from ..text.rationale import Thought, asked, lessons, student_room, teacher_room, why_unusable
+from ..text.reading import label_key, read_label, unwrapped
 from ..types import Example, Message
 
 

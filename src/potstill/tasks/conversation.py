@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from ..contracts import Task
-from ..overlap import listed_values
-from ..texts import normalised, states, without_thinking
+from ..text.overlap import listed_values
+from ..text.texts import normalised, states, without_thinking
 from ..types import Example
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from ..contracts import Task, Taught
-from ..quantities import Quantity, decimal, quantities
-from ..rationale import NUMBER_MARK, Thought, asked, lessons, spelled_out, student_room, teacher_room, why_unusable
-from ..reading import json_answer, unwrapped
-from ..texts import without_thinking
+from ..text.quantities import Quantity, decimal, quantities
+from ..text.rationale import NUMBER_MARK, Thought, asked, lessons, spelled_out, student_room, teacher_room, why_unusable
+from ..text.reading import json_answer, unwrapped
+from ..text.texts import without_thinking
 from ..types import Example, Message
 
 _HASHES = re.compile(r"####\s*(.+)")

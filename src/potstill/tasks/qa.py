@@ -9,10 +9,10 @@ from typing import ClassVar
 from pydantic import Field
 
 from ..contracts import Task, Taught
-from ..overlap import accepted_answers
-from ..rationale import Thought, asked, lessons, student_room, teacher_room, why_unusable
-from ..reading import reasoned, unwrapped
-from ..texts import squad_form
+from ..text.overlap import accepted_answers
+from ..text.rationale import Thought, asked, lessons, student_room, teacher_room, why_unusable
+from ..text.reading import reasoned, unwrapped
+from ..text.texts import squad_form
 from ..types import Example, Message
 
 _ABBREVIATION = re.compile(r"\.\w\.\Z")

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from ..contracts import Task, Taught, extended
-from ..overlap import listed_values, references, rouge_l
-from ..reading import free_text, json_values
-from ..texts import count_words, states, without_thinking
+from ..text.overlap import listed_values, references, rouge_l
+from ..text.reading import free_text, json_values
+from ..text.texts import count_words, states, without_thinking
 from ..types import Example, Message
 
 PASSES = 4

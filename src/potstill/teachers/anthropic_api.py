@@ -15,11 +15,13 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from ..anthropic_wire import HEADERS, claude_identity, fitting_sampling, message_body, message_reply, room_for_thinking
 from ..contracts import Price, Requests, Teacher
-from ..credentials import Credential
-from ..endpoint import Question, Service
-from ..hosted import (
+from ..journal import key
+from ..types import Reply, Request, Sampling
+from ..wire.anthropic import HEADERS, claude_identity, fitting_sampling, message_body, message_reply, room_for_thinking
+from ..wire.credentials import Credential
+from ..wire.endpoint import Question, Service
+from ..wire.hosted import (
     ApiKey,
     BackoffS,
     BaseUrl,
@@ -31,8 +33,6 @@ from ..hosted import (
     problems_of,
     service_of,
 )
-from ..journal import key
-from ..types import Reply, Request, Sampling
 
 
 class AnthropicApi(Teacher):

@@ -16,10 +16,13 @@ from typing import Any, BinaryIO
 
 from pydantic import Field, model_validator
 
-from ..anthropic_wire import HEADERS, claude_identity, fitting_sampling, message_body, message_reply, room_for_thinking
-from ..batch_api import Found, Look, Outcome, json_object
-from ..batch_ledger import Batch
-from ..batch_teacher import (
+from ..contracts import Price, Requests, Teacher
+from ..journal import key
+from ..types import Reply, Request, Sampling
+from ..wire.anthropic import HEADERS, claude_identity, fitting_sampling, message_body, message_reply, room_for_thinking
+from ..wire.batch_api import Found, Look, Outcome, json_object
+from ..wire.batch_ledger import Batch
+from ..wire.batch_teacher import (
     AtOnce,
     BatchShare,
     MaxAttempts,
@@ -33,13 +36,10 @@ from ..batch_teacher import (
     batch_service,
     text_in,
 )
-from ..contracts import Price, Requests, Teacher
-from ..credentials import Credential
-from ..endpoint import Service
-from ..hosted import ApiKey, TimeoutS
-from ..journal import key
-from ..provider_calls import Calls, all_listed, id_of, listed
-from ..types import Reply, Request, Sampling
+from ..wire.credentials import Credential
+from ..wire.endpoint import Service
+from ..wire.hosted import ApiKey, TimeoutS
+from ..wire.provider_calls import Calls, all_listed, id_of, listed
 
 PATH = "/messages/batches"
 OF_THE_ROW = frozenset({"invalid_request_error", "request_too_large", "not_found_error", "permission_error"})

@@ -20,9 +20,11 @@ from pydantic import Field, model_validator
 
 from ..catalog import Provider
 from ..contracts import Price, Requests, Teacher
-from ..credentials import Credential
-from ..endpoint import Question, Service
-from ..hosted import (
+from ..journal import key
+from ..types import Reply, Request, Sampling
+from ..wire.credentials import Credential
+from ..wire.endpoint import Question, Service
+from ..wire.hosted import (
     ApiKey,
     BackoffS,
     BaseUrl,
@@ -34,9 +36,7 @@ from ..hosted import (
     problems_of,
     service_of,
 )
-from ..journal import key
-from ..openai_wire import THINKING_ROOM, chat_body, chat_identity, chat_reply, fitting_sampling, provider_of, thinks
-from ..types import Reply, Request, Sampling
+from ..wire.openai import THINKING_ROOM, chat_body, chat_identity, chat_reply, fitting_sampling, provider_of, thinks
 
 
 class OpenAiApi(Teacher):

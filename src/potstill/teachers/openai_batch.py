@@ -18,9 +18,13 @@ from typing import Any, BinaryIO
 import aiohttp
 from pydantic import Field, model_validator
 
-from ..batch_api import Found, Look, Outcome, json_object
-from ..batch_ledger import Batch
-from ..batch_teacher import (
+from ..catalog import Provider
+from ..contracts import Price, Requests, Teacher
+from ..journal import key
+from ..types import Reply, Request, Sampling
+from ..wire.batch_api import Found, Look, Outcome, json_object
+from ..wire.batch_ledger import Batch
+from ..wire.batch_teacher import (
     AtOnce,
     BatchShare,
     MaxAttempts,
@@ -34,16 +38,12 @@ from ..batch_teacher import (
     batch_service,
     text_in,
 )
-from ..catalog import Provider
-from ..contracts import Price, Requests, Teacher
-from ..credentials import Credential
-from ..endpoint import Service
-from ..hosted import ApiKey, TimeoutS
-from ..http_faults import BUSY, FILTERED, NO_CREDIT, RETRIED, UNKNOWN_MODEL
-from ..journal import key
-from ..openai_wire import THINKING_ROOM, chat_body, chat_identity, chat_reply, fitting_sampling, provider_of, thinks
-from ..provider_calls import Calls, all_listed, id_of
-from ..types import Reply, Request, Sampling
+from ..wire.credentials import Credential
+from ..wire.endpoint import Service
+from ..wire.hosted import ApiKey, TimeoutS
+from ..wire.http_faults import BUSY, FILTERED, NO_CREDIT, RETRIED, UNKNOWN_MODEL
+from ..wire.openai import THINKING_ROOM, chat_body, chat_identity, chat_reply, fitting_sampling, provider_of, thinks
+from ..wire.provider_calls import Calls, all_listed, id_of
 
 PATH = "/batches"
 MARK = "potstill"

@@ -19,10 +19,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ..contracts import Price, Requests, Teacher
-from ..credentials import Credential
-from ..endpoint import Question, Service
 from ..errors import TeacherError
-from ..hosted import (
+from ..journal import key
+from ..types import Message, Reply, Request
+from ..wire.credentials import Credential
+from ..wire.endpoint import Question, Service
+from ..wire.hosted import (
     ApiKey,
     BackoffS,
     BaseUrl,
@@ -34,8 +36,6 @@ from ..hosted import (
     problems_of,
     service_of,
 )
-from ..journal import key
-from ..types import Message, Reply, Request
 
 QUESTION = "label"
 INSTRUCTIONS = "Choose the answer to the input."

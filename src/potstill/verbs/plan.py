@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ..budget import Budget
+from ..answers.budget import Budget
 from ..errors import DataError
 from ..estimates import Estimate, count_tokens, estimate, size_text, survey
 from ..job import Job, load_job
