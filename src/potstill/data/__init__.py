@@ -1,0 +1,1 @@
+"""The user's files: read, made into rows, divided."""

@@ -1,0 +1,1 @@
+"""Texts read and compared, without a model."""
