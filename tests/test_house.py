@@ -34,7 +34,7 @@ FLOORS: dict[float, str] = {
     3.2: "answers/invention answers/asking wire/batch_asking",
     3.3: "answers/answering sections wire/batch_teacher",
     4: "job training teacher_signals tasks teachers combiners checks losses metrics exporters compute",
-    4.1: "answers/desk answers/bill",
+    4.1: "desk bill",
     5: "stages estimates terminal",
     5.1: "checking",
     6: "pipeline workspace",

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .answers.bill import TeacherBill, bill, total
+from .bill import TeacherBill, bill, total
 from .contracts import Task
 from .data.readers import read_file
 from .data.rows import ColumnNames, read_row

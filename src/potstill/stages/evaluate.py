@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import torch
 
 from ..answers.answering import Answering, Desk
-from ..answers.desk import answering_of, desk_of, note_spending
 from ..catalog import catalog
 from ..contracts import Case, Choice, Task, Teacher
+from ..desk import answering_of, desk_of, note_spending
 from ..errors import JobFailedError, ModelError, PotstillError
 from ..generation import generate
 from ..job import Job

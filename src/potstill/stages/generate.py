@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..answers.answering import Answering, Desk
-from ..answers.desk import answering_of, desk_of, note_spending
 from ..answers.inquiry import Outcome
 from ..contracts import Case, Choice
+from ..desk import answering_of, desk_of, note_spending
 from ..errors import JobFailedError, PotstillError
 from ..job import Job
 from ..journal import Journal

@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import Any
 
 from ..answers.asking import Asking, Inquiry, ask, once
-from ..answers.desk import desk_of, note_spending
 from ..answers.invention import (
     Form,
     InventSettings,
@@ -34,6 +33,7 @@ from ..answers.invention import (
 from ..answers.novelty import Novelty
 from ..contracts import Teacher
 from ..data.rows import content_id, prompt_key
+from ..desk import desk_of, note_spending
 from ..errors import DataError, JobFailedError
 from ..job import Job
 from ..journal import Journal, Payer

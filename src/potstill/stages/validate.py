@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
-from ..answers.desk import answering_of, desk_of, note_spending
 from ..answers.inquiry import turns_taught
 from ..answers.sieve import Sieve, Sifted
 from ..contracts import Answered, Task
+from ..desk import answering_of, desk_of, note_spending
 from ..errors import JobFailedError, ModelError
 from ..job import Job
 from ..journal import Journal

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..job import Job
-from ..journal import Journal, Spend
-from ..runfolder import RunFolder
-from .answering import Answering, Desk
-from .budget import Purse
-from .inquiry import Persistence
+from .answers.answering import Answering, Desk
+from .answers.budget import Purse
+from .answers.inquiry import Persistence
+from .job import Job
+from .journal import Journal, Spend
+from .runfolder import RunFolder
 
 
 def answering_of(job: Job, folder: RunFolder) -> Answering:

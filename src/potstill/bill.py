@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..contracts import Task, Teacher
-from ..job import Job
-from ..types import Example, Message
+from .contracts import Task, Teacher
+from .job import Job
+from .types import Example, Message
 
 
 @dataclass(frozen=True)
