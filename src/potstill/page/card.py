@@ -55,18 +55,20 @@ def card_tables(card: Mapping[str, Any]) -> list[Table]:
 def _part(title: str, value: Any) -> list[Table]:
     if isinstance(value, Mapping):
         inner = list(value.values())
+        if all(_is_score(one) for one in inner):
+            return [Table(title, [], [[label(name), shown(one)] for name, one in value.items()])]
         if all(isinstance(one, Mapping) for one in inner):
-            return [_matrix(title, {label(name): one for name, one in value.items()})]
+            return [matrix(title, {label(name): one for name, one in value.items()})]
         if any(isinstance(one, Mapping) and not _is_score(one) for one in inner):
             nested = card_tables(value)
             return [Table(f"{title}: {table.title}".rstrip(": "), table.columns, table.rows) for table in nested]
         return [Table(title, [], [[label(name), shown(one, name)] for name, one in value.items()])]
     if all(isinstance(one, Mapping) for one in value):
-        return [_matrix(title, {str(one.get("file", number)): {**one, "file": None} for number, one in enumerate(value, 1)})]
+        return [matrix(title, {str(one.get("file", number)): {**one, "file": None} for number, one in enumerate(value, 1)})]
     return [Table(title, [], [["", shown(one)] for one in value])]
 
 
-def _matrix(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+def matrix(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Rows with the same keys, side by side; counts within a cell are summed."""
     keys = list(dict.fromkeys(key for row in rows.values() for key, value in row.items() if value is not None))
     cells = [[name, *(shown(_sum(row.get(key)), key) for key in keys)] for name, row in rows.items()]

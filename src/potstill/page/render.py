@@ -11,7 +11,8 @@ import jinja2
 import yaml
 from markupsafe import Markup, escape
 
-from .card import card_tables, label
+from .card import Table, card_tables, label
+from .checks import check_tables
 from .contributions import contribution_tables
 from .numbers import (
     bytes_in_words,
@@ -76,13 +77,25 @@ def render(report: Json) -> str:
         curve_plots=curve_plots(report["curves"]),
         trained=[(role, curve["trained"]) for role, curve in report["curves"].items() if curve.get("trained")],
         settings=yaml.safe_dump(report["settings"], sort_keys=False, allow_unicode=True),
-        data_tables=card_tables(report["data_card"]),
+        data_tables=tables_of(report["data_card"]),
         answer_tables=[
-            *card_tables({key: value for key, value in report["answers_card"].items() if key != "teachers"}),
+            *tables_of(report["answers_card"]),
             *contribution_tables(report["answers_card"].get("teachers", {})),
         ],
         meaning=MEANING,
     )
+
+
+def tables_of(card: Json) -> list[Table]:
+    """A card's counts, and what its checks found; its held-out rows' card likewise, where a teacher answered any."""
+    apart = ("checks", "teachers", "validation", "contributions")
+    tables = card_tables({key: value for key, value in card.items() if key not in apart})
+    tables += check_tables(card.get("checks", {}))
+    validation = card.get("validation") or {}
+    if validation.get("input"):
+        tables += card_tables({"validation rows": {key: value for key, value in validation.items() if key != "checks"}})
+        tables += check_tables(validation.get("checks", {}), "checks of validation rows")
+    return tables
 
 
 def key_figures(report: Json) -> list[dict[str, str]]:
