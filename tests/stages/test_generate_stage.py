@@ -185,7 +185,8 @@ def test_kill_9_loses_no_answer_that_arrived_and_pays_for_none_twice(tmp_path: P
         for question in known:
             assert server.asked[question] == asked_at_kill[question]
         assert max(server.asked.values()) <= 1 + kills
-        assert sum(server.asked.values()) <= len(questions) + kills * 8
+        # Eight under way, and those that arrived while the disk was syncing the ones before them.
+        assert sum(server.asked.values()) <= len(questions) + kills * 2 * 8
     assert {text for text, _ in _answers(folder).values()} == {question.upper() for question in questions}
 
 

@@ -24,7 +24,8 @@ HANGS = ("9^{9^{9^{9}}}", "9^{9^{9^{8}}}")
 
 
 def all_workers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "math_worker.py" in " ".join(child.cmdline())]
+    living = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in living if "math_worker.py" in " ".join(child.cmdline())]
 
 
 @pytest.fixture

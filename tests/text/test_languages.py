@@ -78,6 +78,6 @@ def test_only_a_language_that_shares_its_script_needs_the_package(monkeypatch: p
 def test_the_module_itself_is_loaded_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Path(languages.__file__).read_text(encoding="utf-8")
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
-    scope: dict[str, object] = {"__name__": "potstill.text.languages", "__package__": "potstill"}
+    scope: dict[str, object] = {"__name__": "potstill.text.languages", "__package__": "potstill.text"}
     exec(source, scope)
     assert scope["LanguageIdentifier"] is None
