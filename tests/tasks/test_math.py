@@ -80,3 +80,18 @@ def test_a_decimal_is_read_as_the_number_it_is(number: int, places: int) -> None
     sign, digits = "-" if number < 0 else "", f"{abs(number):0{places + 1}d}"
     text = f"{sign}{digits[: len(digits) - places]}{'.' if places else ''}{digits[len(digits) - places :]}"
     assert Math().read(f"#### {text}") == Math().read(f"The answer is {text}0." if places else f"The answer is {text}.0")
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "right"),
+    [
+        ("2", r"\sqrt{2}", 0.0),
+        (r"So it is \boxed{\sqrt{2}}.", r"\sqrt{2}", 1.0),
+        ("3x", "3y", 0.0),
+        ("The answer is $3x$.", "3x", 1.0),
+        ("7 m", "7", 1.0),
+        ("12 apples", "She has 5 + 7 = 12 apples.\n#### 12", 1.0),
+    ],
+)
+def test_an_expression_is_not_the_first_number_in_it(text: str, gold: str, right: float) -> None:
+    assert Math().right(text, Example("1", (Message("user", "?"),), gold)) == right

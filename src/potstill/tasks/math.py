@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from ..contracts import Task, Taught
+from ..text.equivalence import stated
 from ..text.quantities import Quantity, decimal, quantities
 from ..text.rationale import NUMBER_MARK, Thought, asked, lessons, spelled_out, student_room, teacher_room, why_unusable
 from ..text.reading import json_answer, unwrapped
@@ -17,11 +18,16 @@ from ..types import Example, Message
 
 _HASHES = re.compile(r"####\s*(.+)")
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_ALGEBRA = re.compile(r"\\(?:sqrt|pi|sin|cos|tan|log|ln|infty|theta)\b|\^|[√π∞]|(?<![A-Za-z])\d*[xyz](?![A-Za-z])")
+"""What makes a gold answer an expression: no number in it stands for the whole."""
 _STATED = re.compile(r"\banswer[*_]*\s*(?:is|:|=)+\s*(.+)", re.IGNORECASE)
 
 
 class Math(Task):
     """Word problems: right when the number equals meta.answer, or the number of the gold, exactly.
+
+    Where the gold is an expression (a root, a variable), an answer is right when it is written the same; the check against_gold
+    compares by algebra.
 
     A solution is its own chain of thought, so teachers reason anyway; `chain_of_thought` makes sure of it, gives it room, and
     lets the student learn the number alone ("#### 7") or the reasoning apart.
@@ -49,6 +55,8 @@ class Math(Task):
         answer = example.meta.get("answer")
         if isinstance(answer, bool) or not isinstance(answer, str | int | float):
             answer = example.gold
+        if answer is not None and _ALGEBRA.search(stated(str(answer))):
+            return float(_spelt(stated(without_thinking(text))) == _spelt(stated(str(answer))))
         wanted = None if answer is None else _final(str(answer))
         if wanted is None:
             return None
@@ -72,6 +80,11 @@ class Math(Task):
 
     def unusable(self, text: str) -> str | None:
         return why_unusable(self.chain_of_thought, text, NUMBER_MARK)
+
+
+def _spelt(expression: str) -> str:
+    """An expression without what only dresses it: spaces, dollar signs, \\left and \\right, the full stop."""
+    return re.sub(r"\\(?:left|right)|\\[,!;]|[\s$]|\.$", "", expression.strip())
 
 
 def _final(text: str) -> Quantity | None:
