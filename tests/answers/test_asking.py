@@ -253,3 +253,15 @@ def test_a_gate_holds_the_rest_back_until_it_opens(tmp_path: Path) -> None:
         ask_all([asking], journal)
     assert at_opening == [4]
     assert len(teacher.asked) == 8
+
+
+def test_two_teachers_asked_the_same_hold_their_own_money() -> None:
+    purse, one, two = Purse(Budget(max_requests=2), Spend()), Counting().price(), Counting(name="two").price()
+    request = next(iter(_requests("a")))
+    assert purse.reserve(request, one)
+    assert purse.reserve(request, two)
+    purse.settle(request, Reply("A"), one)
+    assert purse.under_way.requests == 1
+    assert not purse.reserve(request, one)
+    purse.settle(request, Reply("A"), two)
+    assert (purse.under_way.requests, purse.spent.requests) == (0, 2)

@@ -25,6 +25,7 @@ from .budget import Purse
 
 LOOKED_UP_TOGETHER = 256
 COMMITTED_TOGETHER = 128
+SECONDS_BETWEEN_LOOKS = 0.05
 PENDING = Reply("", "error", attempts=0, cost_usd=0.0, error="pending: never asked")
 
 T = TypeVar("T")
@@ -145,6 +146,7 @@ class _Feed(Requests):
         self._fresh = iter(asking.inquiries)
         self._started = 0
         self._is_dry = False
+        self.is_starved = False
 
     def has_something(self) -> bool:
         """Whether there is a request that the journal cannot answer and that may be asked now, money aside."""
@@ -164,12 +166,18 @@ class _Feed(Requests):
             request = self.take()
             if request is not None:
                 return request
+            if self.under_way == 0 and self.ready and self.purse is not None and self.purse.under_way.requests > 0:
+                await asyncio.sleep(SECONDS_BETWEEN_LOOKS)  # what other teachers hold may come back
+                continue
             if self.under_way == 0:
                 raise StopAsyncIteration
             await self.changed.wait()
 
     def again(self, request: Request) -> bool:
-        return self.purse is None or self.purse.again(request)
+        if self.purse is None or self.purse.reserve(request, self.price):
+            return True
+        self.is_starved = True
+        return False
 
     @property
     def is_done(self) -> bool:
@@ -184,7 +192,7 @@ class _Feed(Requests):
             self.under_way -= 1
             self.asking.spent.count(reply)
             if self.purse is not None:
-                self.purse.settle(request, reply)
+                self.purse.settle(request, reply, self.price)
             if reply.error is not None:
                 self.asking.failures[name] = reply
             moving += [(walk, reply) for walk in self.waiting.pop(name, ())]
@@ -234,7 +242,7 @@ class _Round:
         feed = _Feed(self.asking, self.journal, self.purse)
         if feed.has_something():  # else all is known: the teacher's weights are not loaded and its key is not needed
             await self._ask(feed)
-        if not feed.is_done and self.purse is not None:
+        if self.purse is not None and (feed.is_starved or not feed.is_done):
             raise self.purse.error()
 
     async def _ask(self, feed: _Feed) -> None:

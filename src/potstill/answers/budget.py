@@ -1,7 +1,7 @@
 """A hard cap on what a run spends: nothing is asked that could go over it, counting what is under way.
 
     purse = Purse(Budget(max_cost_usd=5.0), spent_before)
-    if purse.reserve(request, teacher.price()):  ...  purse.settle(request, reply)
+    if purse.reserve(request, price):  ...  purse.settle(request, reply, price)
 
 A request is reserved at the most it can cost: its prompt's tokens, and the whole of its `max_tokens`. How many bytes a
 prompt token takes is learned from the replies; until then every byte counts as a token, so the first ones are held dear.
@@ -75,8 +75,7 @@ class Purse:
         self.spent = Amount(before.cost_usd, before.prompt_tokens + before.completion_tokens, before.requests)
         self.under_way = NOTHING
         self.refused = 0
-        self._held: dict[Request, Amount] = {}
-        self._prices: dict[Request, Cost] = {}
+        self._held: dict[tuple[int, Request], Amount] = {}  # by whose price it is: two teachers may be asked the same
         self._replies = 0
         self._tokens_a_byte = 0.0
 
@@ -89,20 +88,18 @@ class Purse:
             self.refused += 1
             return False
         self.under_way += most
-        self._held[request] = self._held.get(request, NOTHING) + most
-        self._prices[request] = price
+        held = (id(price), request)
+        self._held[held] = self._held.get(held, NOTHING) + most
         return True
 
-    def again(self, request: Request) -> bool:
-        """Holds once more for a request that is under way already; False when that could go over the cap."""
-        return not self.budget.is_set or self.reserve(request, self._prices[request])
+    def settle(self, request: Request, reply: Reply, price: Cost) -> None:
+        """Replaces what was held for a request by what it took; where a reply tells no tokens, what was held stays spent.
 
-    def settle(self, request: Request, reply: Reply) -> None:
-        """Replaces what was held for a request by what it took; where a reply tells no tokens, what was held stays spent."""
+        `price` is the very object that the request was reserved with.
+        """
         if not self.budget.is_set:
             return
-        held = self._held.pop(request, NOTHING)
-        self._prices.pop(request, None)
+        held = self._held.pop((id(price), request), NOTHING)
         self.under_way -= held
         known = reply.prompt_tokens is not None and reply.completion_tokens is not None
         tokens = (reply.prompt_tokens or 0) + (reply.completion_tokens or 0) if known or reply.error else held.tokens

@@ -257,11 +257,13 @@ def _ask(job: Job, folder: RunFolder, system: System, examples: Sequence[Example
         desk = desk_of(job, folder, journal)
         before = _spent(desk)
         start = time.perf_counter()
-        answering.ask(lambda: examples, desk, lambda _, __: bar.advance(1), PURPOSE)
-        seconds = time.perf_counter() - start
-        spent = _spent(desk)
-        note_spending(folder, desk)
-        got = [_answer_of(choice, case) for case, choice in answering.choices(examples, desk, folder.data)]
+        try:
+            answering.ask(lambda: examples, desk, lambda _, __: bar.advance(1), PURPOSE)
+            seconds = time.perf_counter() - start
+            spent = _spent(desk)
+            got = [_answer_of(choice, case) for case, choice in answering.choices(examples, desk, folder.data)]
+        finally:
+            note_spending(folder, desk)
     rows = (judge(job.task, e, r.text, r.finish_reason, r.error).as_dict() for e, r in zip(examples, got, strict=True))
     write_rows(_answers_file(folder, "teacher"), rows)
     _refuse_too_few(got, job.generate.min_kept_share)

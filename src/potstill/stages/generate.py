@@ -104,6 +104,11 @@ def _probe(job: Job, folder: RunFolder, answering: Answering, desk: Desk) -> Non
     folder.event("probed", rows=len(rows), accuracy=scores)
     least = job.generate.min_teacher_accuracy
     for label, score in scores.items():
+        if least is not None and rows == () and any(True for split in FILES for _ in _asked(job, folder, split)):
+            raise JobFailedError(
+                f"generate.min_teacher_accuracy is {least:.1%}, and there is no row with gold to measure the teacher {label} on; "
+                "give some train or validation rows gold and generate.probe_rows above 0, or leave min_teacher_accuracy out"
+            )
         if least is not None and score["high"] is not None and score["high"] < least:
             raise JobFailedError(
                 f"the teacher {label} is right in {score['value']:.1%} [{score['low']:.1%}, {score['high']:.1%}] of "
@@ -237,6 +242,8 @@ def answer_rows(case: Case, choice: Choice, answering: Answering) -> Iterator[Js
             row["attempts"] = sum(reply.attempts for reply in replies) if number == 0 else 0
             costs = [reply.cost_usd for reply in replies] if number == 0 else [0.0]
             row["cost_usd"] = None if None in costs else sum(cost for cost in costs if cost is not None)
+            for name in ("prompt_tokens", "completion_tokens"):
+                row[name] = sum(getattr(reply, name) or 0 for reply in replies) if number == 0 else 0
         if choice.agreement is not None:
             row["agreement"] = choice.agreement
         if choice.weights:
