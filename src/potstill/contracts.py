@@ -338,6 +338,8 @@ class Loss(Plugin):
     """
 
     needs: ClassVar[Signal] = Signal.TEXT
+    takes_samples: ClassVar[bool] = False
+    """Whether it is linear in the teacher's probabilities, so that random-sampled signals give its gradient without bias."""
     weight: float = Field(default=1.0, ge=0.0, description="share of this loss in the weighted sum")
 
     @abstractmethod
