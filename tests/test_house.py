@@ -31,7 +31,7 @@ FLOORS: dict[float, str] = {
     3: "contracts student batches generation progress checkpoints runs speed_trial",
     3.1: "answers/budget answers/inquiry answers/sieve recipe wire/hosted wire/openai wire/anthropic wire/batch_api "
     "scoring measure text/rationale lessons answers/judging answers/voting",
-    3.2: "answers/invention answers/asking wire/batch_asking",
+    3.2: "learner objective feeding answers/invention answers/asking wire/batch_asking",
     3.3: "answers/answering sections wire/batch_teacher",
     4: "job training teacher_signals tasks teachers combiners checks losses metrics exporters compute",
     4.1: "desk bill",

@@ -8,7 +8,6 @@ Names of tensors carry their shape: B lines, T positions, N target tokens.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -143,15 +142,6 @@ def batches_as_asked(batch: Batch, rows: Sequence[Row], token_budget: int) -> li
     per_batch = max(1, token_budget // max(row.length for row in seen))
     lines = [[place] for place in range(len(seen))]
     return [_batch(seen, lines[start : start + per_batch], pad_id=0) for start in range(0, len(lines), per_batch)]
-
-
-def numbers_of_step(step: int, num_rows: int, batch_size: int, seed: int) -> list[int]:
-    """Which rows a step learns: a fresh order each epoch, decided by seed and epoch alone."""
-    per_epoch = math.ceil(num_rows / batch_size)
-    epoch, place = divmod(step, per_epoch)
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(num_rows, generator=generator).tolist()
-    return order[place * batch_size : (place + 1) * batch_size]
 
 
 def _batch(rows: Sequence[Row], lines: Sequence[Sequence[int]], pad_id: int) -> Batch:

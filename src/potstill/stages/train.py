@@ -13,13 +13,14 @@ from ..batches import Row
 from ..errors import JobFailedError
 from ..job import Job
 from ..lessons import encode_lessons, gold_lessons, longest_row, make_quiz, read_examples, read_lessons
+from ..objective import Signals
 from ..plugins import load_plugin
 from ..progress import Progress
 from ..rendering import load_tokenizer
 from ..runfolder import RunFolder
 from ..student import context_of, copy_model
 from ..teacher_signals import SignalShape, StoredSignals, capture, live_signals, open_store
-from ..training import Signals, Training, train
+from ..training import Training, train
 from ..types import Lesson, Signal
 
 

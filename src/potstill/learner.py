@@ -1,0 +1,62 @@
+"""The model in training: loaded in fp32, adapted as the job says, with its optimizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .recipe import StudentSettings, TrainSettings, default_learning_rate, uses_bf16
+from .rendering import load_tokenizer
+from .student import LoraShape, add_lora, count_parameters, keeps_packed_rows_apart, load_model
+
+BETAS = (0.9, 0.95)
+"""Language models' usual ones: 0.999 remembers a thousand steps, which is longer than most distillations last."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model that is about to be trained. `num_words` rows of its head are real words; `keeps_rows_apart` says whether
+    rows of one packed line are blind to each other."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    num_words: int
+    learning_rate: float
+    bf16: bool
+    keeps_rows_apart: bool
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What the optimizer changes, by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+
+def make_learner(student: StudentSettings, settings: TrainSettings, device: torch.device) -> Learner:
+    """Loads and adapts the model; raises ModelError with the sentence for the user."""
+    own: dict[str, Any] = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
+    tokenizer = load_tokenizer(student.model, **own)
+    model = load_model(student.model, **own, device=str(device), dtype=torch.float32)
+    learning_rate = settings.learning_rate or default_learning_rate(count_parameters(model), student.adaptation)
+    keeps_rows_apart = keeps_packed_rows_apart(model)
+    bf16 = uses_bf16(settings.precision, device.type, model.config.get_text_config().hidden_size)
+    if settings.gradient_checkpointing:
+        enable: Any = model.gradient_checkpointing_enable
+        enable()
+    if student.adaptation == "lora":
+        model = add_lora(model, LoraShape(**student.lora.model_dump()))
+    num_words = int(max(tokenizer.get_vocab().values())) + 1
+    return Learner(model, tokenizer, num_words, learning_rate, bf16, keeps_rows_apart)
+
+
+def make_optimizer(learner: Learner, weight_decay: float) -> torch.optim.Optimizer:
+    """Fused AdamW; matrices decay, norms and biases do not."""
+    parameters = learner.trained.values()
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learner.learning_rate, betas=BETAS, fused=True)
