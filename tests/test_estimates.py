@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from potstill.errors import ModelError
-from potstill.estimates import count_tokens, estimate, parameters_of, survey
+from potstill.estimates import count_tokens, estimate, parameters_of, rows_asked, survey
 from potstill.job import Job
 from potstill.rendering import answer_ids, load_tokenizer, prompt_ids
 
@@ -61,11 +61,11 @@ def test_only_rows_without_gold_are_asked_and_an_unknown_price_stays_unknown(tmp
     tokens = count_tokens(found["train"].sample, job.task, load_tokenizer(str(student_folder)), 512)
     expected = estimate(job, found, tokens)
     train_rows = 40 - 4 - 4
-    assert expected.teacher_requests == train_rows - 10 + 4 + 4, "and the probe's and the test rows"
+    assert expected.teacher_requests == train_rows - 10 + 1 + 4, "and the probe's row with gold, and the test rows"
     assert expected.cost_usd == (expected.prompt_tokens + 2 * expected.answer_tokens) / 1e6
     asks_all = make_job(tmp_path, student_folder, generate={"when_gold": "teacher"}, teacher="gpt-4")
-    assert estimate(asks_all, found, tokens).teacher_requests == train_rows + 4 + 4
-    assert expected.most_usd == pytest.approx(5 * (expected.prompt_tokens + 2 * 30 * job.task.max_answer_tokens) / 1e6)
+    assert estimate(asks_all, found, tokens).teacher_requests == train_rows + 1 + 4
+    assert expected.most_usd == pytest.approx(5 * (expected.prompt_tokens + 2 * 27 * job.task.max_answer_tokens) / 1e6)
     unknown = make_job(tmp_path, student_folder, teacher="llama-3.1-405b-instruct")
     assert estimate(unknown, found, tokens).cost_usd is None
 
@@ -93,3 +93,23 @@ def test_memory_disk_and_time_follow_the_students_size(tmp_path: Path, student_f
         update={"student": job.student.model_copy(update={"adaptation": "lora"})}
     )
     assert estimate(lora, survey(lora), None).memory_bytes == 4 * size
+
+
+def test_several_teachers_are_asked_about_test_rows_also_where_their_weights_are_here(
+    tmp_path: Path, student_folder: Path, teacher_folder: Path
+) -> None:
+    alone = make_job(tmp_path, student_folder, teacher=str(teacher_folder))
+    found = survey(alone)
+    assert rows_asked(alone, found).test == 0, "its weights answer test rows themselves"
+    several = make_job(
+        tmp_path, student_folder, teacher={"model": str(teacher_folder), "temperature": 0.7}, generate={"samples": 3}
+    )
+    assert rows_asked(several, found).test == 4
+
+
+def test_without_gold_in_validation_the_probe_takes_train_rows_with_gold(tmp_path: Path, student_folder: Path) -> None:
+    (tmp_path / "v.jsonl").write_text('{"prompt": "Premise: z. Hypothesis: y."}\n')
+    job = make_job(tmp_path, student_folder, data={"train": "rows.jsonl", "validation": "v.jsonl"}, generate={"probe_rows": 7})
+    assert rows_asked(job, survey(job)).probe == 7
+    none = make_job(tmp_path, student_folder, data={"train": "rows.jsonl", "max_gold_rows": 0, "validation": "v.jsonl"})
+    assert rows_asked(none, survey(none)).probe == 0

@@ -1,4 +1,4 @@
-"""What the teachers will cost, before anything is asked: rows, tokens and dollars of each, and the most it can come to.
+"""What teachers and judges will cost, before anything is asked: rows, tokens and dollars of each, and the most it can come to.
 
 The most: every answer runs to its limit, and every answer is asked anew as often as the job allows. Answers that are in the
 journal already cost nothing; they are not looked up here.
@@ -9,10 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from .answers.judging import VERDICT_TOKENS
 from .contracts import Task, Teacher
 from .job import Job
 from .types import Example, Message
+
+QUESTION_TOKENS = 150
+"""What a judge is told beside the material: the marks around it, the rubric and the form of the verdict."""
+SAID_TOKENS = 50
+"""Two sentences and a verdict."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +34,63 @@ class TeacherBill:
     most_usd: float | None
 
 
-def bill(job: Job, sample: Sequence[Example], asked: int, prompt: float, answer: float) -> list[TeacherBill]:
-    """For `asked` rows whose prompts and answers have so many tokens on average, counted on `sample`."""
+@dataclass(frozen=True)
+class Asked:
+    """How many rows teachers answer: train rows, of which `proved` have gold that decides between answers, and others."""
+
+    train: int
+    proved: int = 0
+    probe: int = 0
+    test: int = 0
+
+
+class _Judging(NamedTuple):
+    """Who judges, what for, with how many requests, and the longest verdict in tokens."""
+
+    judge: Teacher
+    purpose: str
+    requests: int
+    longest: int
+
+
+class _Reading(NamedTuple):
+    """What a judge reads for one verdict: a prompt and two answers of so many tokens, or of the most that there can be."""
+
+    prompt: float
+    answer: float
+    longest: int
+
+
+def bill(job: Job, sample: Sequence[Example], asked: Asked, prompt: float, answer: float) -> list[TeacherBill]:
+    """For rows whose prompts and answers have so many tokens on average, counted on `sample`."""
     task = job.task
     shares = _shares(job, sample)
     longer = _longer(task, sample)
     tries = 1 + job.generate.resamples + job.generate.longer
-    asked += job.data.invent.num_prompts
+    train = asked.train + job.data.invent.num_prompts
+    rows = train + asked.probe + asked.test
     bills = [
-        _bill(teacher, task, round(asked * share) * job.generate.samples, (prompt * longer, answer), tries)
+        _bill(teacher, task, round(rows * share) * job.generate.samples, (prompt * longer, answer), tries)
         for teacher, share in zip(job.teachers, shares, strict=True)
     ]
-    return [*bills, *_invention(job, prompt), *_judges(job, asked, prompt, answer)]
+    answers = max(1, round(sum(shares) * job.generate.samples))
+    judges = [
+        *_judges_of_choices(job, train - asked.proved + asked.test, answers),
+        *(_judges_of_checks(job, train) if train else ()),
+    ]
+    reading = _Reading(prompt, answer, task.max_teacher_tokens)
+    return [*bills, *_invention(job, prompt), *(_judge(judge, reading) for judge in judges if judge.requests)]
+
+
+def models_asked(job: Job) -> list[Teacher]:
+    """Everyone whom the job will pay, each once: its teachers, and the judges of its combiner and its checks."""
+    answers = len(job.teachers) * job.generate.samples
+    judges = [*_judges_of_choices(job, 1, answers), *_judges_of_checks(job, 1)]
+    found = list(job.teachers)
+    for judge in (one.judge for one in judges):
+        if judge not in found:
+            found.append(judge)
+    return found
 
 
 def _invention(job: Job, prompt: float) -> Iterator[TeacherBill]:
@@ -53,13 +105,28 @@ def _invention(job: Job, prompt: float) -> Iterator[TeacherBill]:
         yield TeacherBill(f"{job.teacher.label}, new prompts", least, shown, written, cost, worst)
 
 
-def _judges(job: Job, answers: int, prompt: float, answer: float) -> Iterator[TeacherBill]:
-    """What checks ask of other models: they read the prompt, the answer and the gold, and say a word."""
-    for check in job.validation.checks:
+def _judges_of_choices(job: Job, rows: int, answers: int) -> Iterator[_Judging]:
+    """Who compares several answers to a row."""
+    if job.combine is not None and answers > 1:
+        for judge, requests in job.combine.consults(rows, answers):
+            yield _Judging(judge, job.combine.kind, requests, VERDICT_TOKENS)
+
+
+def _judges_of_checks(job: Job, answers: int) -> Iterator[_Judging]:
+    """Who looks at single answers before they teach."""
+    for check in (*job.data.checks, *job.validation.checks):
         for judge, requests in check.asks(answers):
-            read, said = int(requests * (prompt + 2 * answer)), requests
-            cost = judge.price().cost(read, said)
-            yield TeacherBill(f"{judge.label}, {check.kind}", requests, read, said, cost, cost)
+            yield _Judging(judge, check.kind, requests, int(getattr(check, "max_tokens", VERDICT_TOKENS)))
+
+
+def _judge(one: _Judging, reading: _Reading) -> TeacherBill:
+    """A judge reads the prompt and two texts, and says what decides; with its limits, as long as each can be."""
+    requests, price = one.requests, one.judge.price()
+    read = int(requests * (QUESTION_TOKENS + reading.prompt + 2 * reading.answer))
+    most_read = int(requests * (QUESTION_TOKENS + reading.prompt + 2 * max(reading.answer, reading.longest)))
+    said = requests * min(SAID_TOKENS, one.longest)
+    cost, most = price.cost(read, said), price.cost(most_read, requests * one.longest)
+    return TeacherBill(f"{one.judge.label}, {one.purpose}", requests, read, said, cost, most)
 
 
 def _bill(teacher: Teacher, task: Task, requests: int, tokens: tuple[float, float], tries: int) -> TeacherBill:

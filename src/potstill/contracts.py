@@ -262,6 +262,12 @@ class Combiner(Plugin):
         """What `potstill check` finds wrong before anything is asked: a rule that names no teacher of the job."""
         return []
 
+    def consults(self, num_rows: int, num_answers: int) -> Sequence[tuple[Teacher, int]]:
+        """The models beside the teachers that it will ask, each with how many requests at most, where the gold does not decide,
+        for so many rows with so many answers each: part of the bill before a run, as `Check.asks` is."""
+        del num_rows, num_answers
+        return ()
+
     @abstractmethod
     def choose(self, cases: Sequence[Case], room: Room) -> list[Choice]:
         """One choice for each case, in their order."""

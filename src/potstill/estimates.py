@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .bill import TeacherBill, bill, total
+from .bill import Asked, TeacherBill, bill, total
 from .contracts import Task
 from .data.readers import read_file
 from .data.rows import ColumnNames, read_row
@@ -168,15 +168,10 @@ def training_rows(job: Job, found: dict[str, SplitSurvey]) -> int:
 def estimate(job: Job, found: dict[str, SplitSurvey], tokens: Tokens | None) -> Estimate:
     """Puts the survey, the sample's tokens and the models' sizes together."""
     rows = training_rows(job, found)
-    gold = min(found["train"].gold, job.data.max_gold_rows if job.data.max_gold_rows is not None else rows, rows)
-    asks_all = job.generate.when_gold == "teacher" or getattr(job.task, "turns", "keep_gold") != "keep_gold"
-    asked = rows if asks_all else rows - gold
-    asked += min(job.generate.probe_rows, _rows_of(found, job, "validation")) if asked else 0
-    asked += 0 if job.teacher.local_model() else _rows_of(found, job, "test")
     prompt, answer = (tokens.prompt, tokens.answer) if tokens else (0.0, 0.0)
     size = parameters_of(job.student.model)
     training_tokens = int(rows * (prompt + answer) * job.train.epochs)
-    bills = bill(job, found["train"].sample, asked, prompt, answer)
+    bills = bill(job, found["train"].sample, rows_asked(job, found), prompt, answer)
     runs = 2 if job.evaluate.control else 1
     seconds = _training_seconds(size, training_tokens * runs)
     return Estimate(
@@ -195,6 +190,25 @@ def estimate(job: Job, found: dict[str, SplitSurvey], tokens: Tokens | None) -> 
         if seconds is not None
         else "unknown: the student's weights are not on this machine",
     )
+
+
+def rows_asked(job: Job, found: dict[str, SplitSurvey]) -> Asked:
+    """The rows that teachers answer: train rows, the probe's where any row is asked, and test rows unless weights here do."""
+    rows = training_rows(job, found)
+    gold = min(found["train"].gold, job.data.max_gold_rows if job.data.max_gold_rows is not None else rows, rows)
+    asks_all = job.generate.when_gold == "teacher" or getattr(job.task, "turns", "keep_gold") != "keep_gold"
+    train = rows if asks_all else rows - gold
+    to_measure_on = _gold_of(found, job, "validation") or gold
+    probe = min(job.generate.probe_rows, to_measure_on) if train or job.data.invent.num_prompts else 0
+    is_single = len(job.teachers) == 1 and job.generate.samples == 1
+    test = 0 if is_single and job.teacher.local_model() else _rows_of(found, job, "test")
+    return Asked(train, gold if asks_all else 0, probe, test)
+
+
+def _gold_of(found: dict[str, SplitSurvey], job: Job, split: str) -> int:
+    """The held-out rows of a split that have gold, as `_rows_of` counts rows."""
+    gold = found[split].gold if found[split].rows else int(found["train"].gold * getattr(job.data, f"{split}_share"))
+    return min(gold, _rows_of(found, job, split))
 
 
 def _rows_of(found: dict[str, SplitSurvey], job: Job, split: str) -> int:

@@ -148,3 +148,11 @@ def test_a_judge_of_a_teachers_own_family_is_refused_unless_forced(tmp_path: Pat
 def test_what_is_wrong_with_the_judge_is_told_before_anything_is_asked(tmp_path: Path) -> None:
     combiner = load_plugin("combiners", {"kind": "best_of", "judge": {"kind": "huggingface", "model": str(tmp_path)}}, tmp_path)
     assert any("tokenizer" in problem for problem in combiner.problems(teachers(1), NLI))
+
+
+def test_the_bill_before_a_run_names_the_judge_and_how_often_it_is_asked() -> None:
+    combiner = best_of(judge=judge_for("x"))
+    assert [(judge.label, requests) for judge, requests in combiner.consults(10, 3)] == [("judge", 60)]
+    assert combiner.consults(10, 1) == ()
+    assert best_of().consults(10, 3) == ()
+    assert load_plugin("combiners", "vote").consults(10, 3) == ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,7 @@ class BestOf(Combiner):
     or its verdicts decide nothing, `otherwise` says what happens.
     """
 
+    answers_vote: ClassVar[bool] = False
     judge: JudgeModel | None = Field(
         default=None,
         description="a teacher as in `teacher:`, of another family; n different answers are n(n - 1) questions to it",
@@ -45,6 +46,11 @@ class BestOf(Combiner):
             except JobError as error:
                 found.append(f"combine/best_of: {error}")
         return found
+
+    def consults(self, num_rows: int, num_answers: int) -> Sequence[tuple[Teacher, int]]:
+        """Each two answers in both orders, where no two are the same."""
+        requests = num_rows * num_answers * (num_answers - 1)
+        return () if self.judge is None or not requests else ((self.judge, requests),)
 
     def choose(self, cases: Sequence[Case], room: Room) -> list[Choice]:
         by_gold = [_proved(case, room.task) for case in cases]
