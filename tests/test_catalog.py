@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from potstill.catalog import catalog, known_model, provider_at, provider_named, teacher_settings
+from potstill.catalog import catalog, known_model, provider_at, provider_named, retired_on, teacher_settings
 from potstill.errors import JobError
 from potstill.plugins import load_plugin
 
@@ -146,3 +146,21 @@ def test_who_is_behind_a_host_is_known_by_its_name(host: str, provider: str) -> 
 def test_an_unknown_provider_lists_the_known_ones() -> None:
     with pytest.raises(JobError, match=r"did you mean 'vllm'.*azure_openai.*ollama"):
         provider_named("vlm")
+
+
+def test_a_model_that_its_provider_retires_is_known_by_name_and_address() -> None:
+    official = "https://api.openai.com/v1"
+    assert retired_on("gpt-4", [official]) == date(2026, 10, 23)
+    assert retired_on("gpt-4", ["http://127.0.0.1:8000/v1"]) is None, "a server of one's own may hold a model of that name"
+    assert retired_on("gpt-4", ["http://127.0.0.1:8000/v1", official + "/"]) == date(2026, 10, 23)
+    assert retired_on("claude-nobody", [official]) is None
+
+
+def test_a_retired_date_that_is_no_date_is_refused_when_the_catalog_is_read(tmp_path: Path) -> None:
+    (tmp_path / "catalog.yaml").write_text("ours: {hub_id: me/mine, retired: next spring}\n")
+    with pytest.raises(JobError, match=r"ours: retired: .*2026-12-31.*next spring"):
+        catalog(tmp_path)
+    (tmp_path / "catalog.yaml").write_text(
+        "ours: {endpoint: {kind: openai_api, base_url: 'http://gpu:8000/v1', model: big}, retired: 2026-12-31}\n"
+    )
+    assert retired_on("big", ["http://gpu:8000/v1"], tmp_path) == date(2026, 12, 31)

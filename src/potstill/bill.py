@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .answers.budget import Budget
 from .answers.judging import VERDICT_TOKENS
 from .contracts import Task, Teacher
 from .job import Job
+from .page.numbers import dollars
 from .types import Example, Message
 
 QUESTION_TOKENS = 150
@@ -91,6 +93,23 @@ def models_asked(job: Job) -> list[Teacher]:
         if judge not in found:
             found.append(judge)
     return found
+
+
+def unpriced_models(job: Job) -> list[str]:
+    """Who of them has no known price, by name."""
+    return [model.label for model in models_asked(job) if model.price().cost(1, 1) is None]
+
+
+def budget_text(budget: Budget) -> str:
+    """The caps for people.
+
+    >>> budget_text(Budget(max_cost_usd=40, max_tokens=2000000, max_requests=9000))
+    '$40.00, 2,000,000 tokens or 9,000 requests'
+    """
+    caps = [] if budget.max_cost_usd is None else [dollars(budget.max_cost_usd)]
+    counts = (("tokens", budget.max_tokens), ("requests", budget.max_requests))
+    caps += [f"{cap:,} {name}" for name, cap in counts if cap is not None]
+    return " or ".join(part for part in (", ".join(caps[:-1]), caps[-1]) if part)
 
 
 def _invention(job: Job, prompt: float) -> Iterator[TeacherBill]:

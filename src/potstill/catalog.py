@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -41,6 +41,14 @@ class KnownModel(BaseModel):
     retired: str | date | None = None
     licence_note: str | None = None
     note: str | None = None
+
+    @pydantic.field_validator("retired")
+    @classmethod
+    def _is_a_day(cls, value: str | date | None) -> str | date | None:
+        try:
+            return value if value is None else date.fromisoformat(str(value))
+        except ValueError:
+            raise ValueError("the day from which it is not served, such as 2026-12-31") from None
 
 
 class Provider(BaseModel):
@@ -90,6 +98,18 @@ def provider_at(host: str, folder: Path | None = None) -> Provider:
 def known_model(name: str, folder: Path | None = None) -> dict[str, Any] | None:
     """The catalog's entry for a name, or None."""
     return catalog(folder).get(name)
+
+
+def retired_on(model: str, base_urls: Iterable[str], folder: Path | None = None) -> date | None:
+    """The day from which a hosted model is not served any more, as its entry for one of these addresses says; None: unknown."""
+    asked = {url.rstrip("/") for url in base_urls}
+    for entry in catalog(folder).values():
+        place = entry.get("endpoint") or {}
+        own = place.get("base_url") or ()
+        urls = {str(url).rstrip("/") for url in ([own] if isinstance(own, str) else own)}
+        if entry.get("retired") and place.get("model") == model and urls & asked:
+            return date.fromisoformat(str(entry["retired"]))
+    return None
 
 
 def student_settings(model: str, folder: Path) -> str:
@@ -200,7 +220,7 @@ def _check(kind: type[BaseModel], fields: Any, where: str) -> None:
         if problem["type"] == "extra_forbidden":
             raise JobError(f"{where}: unknown key {field!r}: {did_you_mean(field, kind.model_fields)}") from None
         shown = "" if field.startswith("endpoint") else f" (got {problem['input']!r})"
-        raise JobError(f"{where}: {field}: {problem['msg']}{shown}") from None
+        raise JobError(f"{where}: {field}: {problem['msg'].removeprefix('Value error, ')}{shown}") from None
     except re.error as error:
         raise JobError(f"{where}: thinks: {fields['thinks']!r} is no pattern ({error})") from None
 

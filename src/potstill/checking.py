@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import psutil
 from transformers import PreTrainedTokenizerBase
 
+from .bill import budget_text, models_asked, unpriced_models
+from .catalog import retired_on
 from .contracts import Teacher
 from .errors import JobError, ModelError
 from .estimates import Estimate, SplitSurvey, Tokens, count_tokens, estimate, parameters_of, size_text, survey
 from .job import Job
 from .lessons import longest_row
+from .page.numbers import dollars
 from .rendering import load_tokenizer, prompt_ids, tokenizer_problems, vocabulary_difference
 from .student import load_config
 from .types import Message, Signal
@@ -111,15 +115,31 @@ def _teachers(job: Job, student: PreTrainedTokenizerBase | None) -> Iterator[Fin
     problems = [problem for teacher in job.teachers for problem in teacher.problems()]
     problems += job.combine.problems(job.teachers, job.task) if job.combine else []
     problems += [said for check in (*job.data.checks, *job.validation.checks) for said in check.problems(job.teachers, job.task)]
-    unpriced = [one.label for one in job.teachers if one.price().cost(1, 1) is None] if job.budget.max_cost_usd else []
+    unpriced = unpriced_models(job) if job.budget.max_cost_usd else []
     if unpriced:
-        said = f"budget.max_cost_usd is set and the price of {unpriced[0]} is unknown"
+        said = f"budget.max_cost_usd is set and the price of {' and of '.join(unpriced)} is unknown"
         problems.append(f"{said}; give it input_per_million and output_per_million, or use budget.max_tokens")
     yield from (Finding("problem", "teacher", problem) for problem in problems)
+    yield from (Finding("warning", "teacher", told) for told in retirements(job))
     if problems:
         return
     for teacher in job.teachers:
         yield from _teacher(job, teacher, student)
+
+
+def retirements(job: Job) -> list[str]:
+    """What the catalog says of models that will be asked and that their providers end, or have ended."""
+    told = []
+    for model in models_asked(job):
+        urls = getattr(model, "base_url", ())
+        day = retired_on(str(getattr(model, "model", "")), (urls,) if isinstance(urls, str) else urls, job.folder)
+        if day is None:
+            continue
+        is_gone = day <= date.today()
+        when = f"has not been served since {day}" if is_gone else f"will not be served from {day} on"
+        cure = "name another model, or correct catalog.yaml" if is_gone else "let the job end before, or name another model"
+        told.append(f"the catalog says that {model.label} {when}; {cure}")
+    return told
 
 
 def _teacher(job: Job, teacher: Teacher, student: PreTrainedTokenizerBase | None) -> Iterator[Finding]:
@@ -210,10 +230,10 @@ def _room(job: Job, surveyed: dict[str, SplitSurvey], tokens: Tokens | None) -> 
 def _money(job: Job, needed: Estimate) -> Iterator[Finding]:
     cap = job.budget.max_cost_usd
     if cap is not None and needed.cost_usd is not None and needed.cost_usd > cap:
-        said = f"about ${needed.cost_usd:,.2f} are expected and budget.max_cost_usd is ${cap:,.2f}"
+        said = f"about {dollars(needed.cost_usd)} are expected and budget.max_cost_usd is {dollars(cap)}"
         yield Finding("warning", "budget", f"{said}; the run will stop before it goes over, and a higher cap goes on from there")
     elif job.budget.is_set:
-        yield Finding("ok", "budget", f"the run stops before it goes over {job.budget.model_dump(exclude_none=True)}")
+        yield Finding("ok", "budget", f"the run stops before it goes over {budget_text(job.budget)}")
 
 
 def _compare(what: str, needed: int | None, free: int) -> Finding:

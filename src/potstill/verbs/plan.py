@@ -8,15 +8,20 @@ from typing import Any
 
 import yaml
 
-from ..answers.budget import Budget
+from ..bill import budget_text, models_asked, unpriced_models
+from ..checking import retirements
+from ..contracts import Teacher
 from ..errors import DataError
 from ..estimates import Estimate, count_tokens, estimate, size_text, survey
 from ..job import Job, load_job
 from ..lessons import longest_row
+from ..page.numbers import dollars
 from ..pipeline import StagePlan, plan_job
 from ..rendering import load_tokenizer
 from ..student import context_of
-from ..terminal import say, say_json
+from ..terminal import say, say_json, say_mark
+
+UNKNOWN, NOTHING = "unknown", "nothing"
 
 
 def plan(job_file: Path, overrides: list[str], as_json: bool) -> None:
@@ -24,10 +29,12 @@ def plan(job_file: Path, overrides: list[str], as_json: bool) -> None:
     job = load_job(job_file, overrides)
     expected = _estimate(job)
     stages = plan_job(job)
+    ending = retirements(job)
     written = yaml.safe_load(job_file.read_text(encoding="utf-8"))
     if as_json:
         rows = [{"stage": stage.stage, "done": stage.done} for stage in stages]
-        say_json({"job": job.resolved(), "run": str(job.run_path), "stages": rows, "estimate": asdict(expected)})
+        expects = {"estimate": asdict(expected), "warnings": ending}
+        say_json({"job": job.resolved(), "run": str(job.run_path), "stages": rows, **expects})
         return
     say(f"# {job_file}, with every default; what the file or --set does not say is marked")
     for line in job_lines(job.resolved(), written, {override.partition("=")[0] for override in overrides}):
@@ -35,7 +42,9 @@ def plan(job_file: Path, overrides: list[str], as_json: bool) -> None:
     say()
     _say_stages(stages)
     say()
-    _say_estimate(expected, job.budget)
+    _say_estimate(expected, job)
+    for told in ending:
+        say_mark("warning", "teacher", told)
 
 
 def job_lines(resolved: dict[str, Any], written: Any, overridden: set[str], path: str = "") -> list[str]:
@@ -75,24 +84,40 @@ def _say_stages(stages: list[StagePlan]) -> None:
         say(f"{'done' if stage.done else 'to do':<6} {stage.stage}")
 
 
-def _say_estimate(expected: Estimate, budget: Budget) -> None:
+def _say_estimate(expected: Estimate, job: Job) -> None:
     memory, disk = (size_text(value) for value in (expected.memory_bytes, expected.disk_bytes))
     took = "unknown" if expected.seconds is None else f"about {max(1, round(expected.seconds / 60))} min"
     say(f"teacher   {expected.teacher_requests:,} rows, {expected.prompt_tokens:,} + {expected.answer_tokens:,} tokens")
     if len(expected.teachers) > 1:
         for one in expected.teachers:
-            say(f"          {one.label}: {one.requests:,} answers, {_dollars(one.cost_usd, one.most_usd)}")
-    say(f"cost      {_dollars(expected.cost_usd, expected.most_usd)}; answers that are in the journal already cost nothing")
-    if budget.is_set:
-        caps = {name: value for name, value in budget.model_dump().items() if value is not None}
-        say(f"budget    {', '.join(f'{name} {value:,}' for name, value in caps.items())}; the run stops before it goes over")
+            say(f"          {one.label}: {one.requests:,} answers, {_cost(one.cost_usd, one.most_usd)}")
+    cost = _cost(expected.cost_usd, expected.most_usd)
+    say(f"cost      {cost}{_why(cost, job)}; answers that are in the journal already cost nothing")
+    if job.budget.is_set:
+        say(f"budget    {budget_text(job.budget)}; the run stops before it goes over")
     say(f"training  {expected.training_tokens:,} tokens")
     say(f"memory    {memory} and the activations")
     say(f"disk      {disk}")
     say(f"time      {took} ({expected.how})")
 
 
-def _dollars(cost: float | None, most: float | None) -> str:
+def _cost(cost: float | None, most: float | None) -> str:
     if cost is None or most is None:
-        return "unknown (no price is known for this teacher)"
-    return "nothing (a local teacher)" if most == 0 else f"about ${cost:,.2f}, at most ${most:,.2f}"
+        return UNKNOWN
+    return NOTHING if most == 0 else f"about {dollars(cost)}, at most {dollars(most)}"
+
+
+def _why(cost: str, job: Job) -> str:
+    """Why a job costs nothing, or why nobody knows what it costs."""
+    if cost == UNKNOWN:
+        return f" (no price is known for {' and for '.join(unpriced_models(job))})"
+    if cost == NOTHING:
+        free = [model for model in models_asked(job) if model.price().cost(1_000_000, 1_000_000) == 0]
+        return f" ({' and '.join(dict.fromkeys(map(_free, free)))})" if free else " (nobody is asked)"
+    return ""
+
+
+def _free(model: Teacher) -> str:
+    if model.local_model() is not None:
+        return "a local teacher"
+    return "a scripted teacher" if model.kind == "scripted" else f"the job's price of {model.label} is 0"

@@ -1,0 +1,73 @@
+"""What a check says of money: every model that will be asked has a price where dollars are capped, and a cap is in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_server import ChatServer
+
+from potstill.checking import Finding, check_job, refuse_problems, retirements
+from potstill.errors import JobError
+from potstill.job import Job
+
+
+def job_of(folder: Path, student: Path, **fields: Any) -> Job:
+    rows = [{"prompt": f"Premise: {n}. Hypothesis: b.", "completion": "neutral" if n < 10 else None} for n in range(40)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    usual = {"name": "n", "task": "nli", "data": "rows.jsonl", "teacher": "scripted", "student": str(student)}
+    return Job(folder=folder, **{**usual, **fields})
+
+
+def said(findings: list[Finding], subject: str, level: str) -> list[str]:
+    return [found.text for found in findings if (found.subject, found.level) == (subject, level)]
+
+
+@pytest.mark.parametrize("place", ["check", "best_of", "teacher"])
+def test_a_cap_in_dollars_needs_the_price_of_every_model_that_is_asked(tmp_path: Path, student_folder: Path, place: str) -> None:
+    with ChatServer() as server:
+        wise = {"kind": "openai_api", "base_url": server.url, "model": "wise"}
+        two = {"generate": {"samples": 2}, "teacher": {"kind": "scripted", "temperature": 0.7}}
+        fields: dict[str, Any] = {
+            "check": {"validation": {"checks": [{"kind": "judge", "teacher": wise}]}},
+            "best_of": {"combine": {"kind": "best_of", "judge": wise}, **two},
+            "teacher": {"teacher": [{"kind": "scripted"}, wise]},
+        }[place]
+        job = job_of(tmp_path, student_folder, budget={"max_cost_usd": 5}, **fields)
+        (problem,) = said(check_job(job), "teacher", "problem")
+        assert problem.startswith("budget.max_cost_usd is set and the price of wise is unknown; give it input_per_million")
+        with pytest.raises(JobError, match="the price of wise is unknown"):
+            refuse_problems(job)
+        by_tokens = job_of(tmp_path, student_folder, budget={"max_tokens": 5000}, **fields)
+        assert said(check_job(by_tokens), "teacher", "problem") == []
+
+
+def test_a_judge_that_nothing_is_left_for_needs_no_price(tmp_path: Path, student_folder: Path) -> None:
+    with ChatServer() as server:
+        judge = {"kind": "openai_api", "base_url": server.url, "model": "wise"}
+        job = job_of(tmp_path, student_folder, budget={"max_cost_usd": 5}, combine={"kind": "best_of", "judge": judge})
+        assert said(check_job(job), "teacher", "problem") == [], "one answer a row leaves nothing to compare"
+
+
+def test_the_budget_is_told_in_words(tmp_path: Path, student_folder: Path) -> None:
+    budget = {"max_cost_usd": 40, "max_tokens": 2_000_000, "max_requests": 9000}
+    (text,) = said(check_job(job_of(tmp_path, student_folder, budget=budget)), "budget", "ok")
+    assert text == "the run stops before it goes over $40.00, 2,000,000 tokens or 9,000 requests"
+
+
+def test_a_model_whose_provider_ends_it_is_a_warning_and_no_problem(tmp_path: Path, student_folder: Path) -> None:
+    with ChatServer() as server:
+        hosted = f"endpoint: {{kind: openai_api, base_url: '{server.url}', model: MODEL}}, RETIRED"
+        gone = hosted.replace("MODEL", "gone").replace("RETIRED", "retired: 2020-01-31")
+        going = hosted.replace("MODEL", "going").replace("RETIRED", "retired: 2999-01-31")
+        (tmp_path / "catalog.yaml").write_text(f"gone: {{{gone}}}\ngoing: {{{going}}}\n")
+        job = job_of(tmp_path, student_folder, teacher=[{"model": "gone"}, {"model": "going"}])
+        assert said(check_job(job), "teacher", "warning") == retirements(job)
+        refuse_problems(job)
+    assert retirements(job) == [
+        "the catalog says that gone has not been served since 2020-01-31; name another model, or correct catalog.yaml",
+        "the catalog says that going will not be served from 2999-01-31 on; let the job end before, or name another model",
+    ]
+    assert retirements(job_of(tmp_path, student_folder)) == []
