@@ -118,7 +118,8 @@ def test_a_loss_is_finite_differentiable_and_one_value_a_token(kind: str) -> Non
     (gradient_NC,) = torch.autograd.grad(value_N.sum(), scores_NC)
     assert torch.isfinite(gradient_NC).all()
     assert gradient_NC.abs().sum() > 0
-    assert torch.autograd.gradcheck(lambda x: loss.formula(torch.log_softmax(x, -1), teacher_NC), (scores_NC,))
+    if kind != "adaptive_kl":  # it holds its weights constant: tests/losses/test_adaptive_kl.py has its gradient
+        assert torch.autograd.gradcheck(lambda x: loss.formula(torch.log_softmax(x, -1), teacher_NC), (scores_NC,))
 
 
 @pytest.mark.parametrize("kind", kinds("losses"))

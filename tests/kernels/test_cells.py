@@ -72,7 +72,7 @@ def test_value_and_gradients_equal_plain_autograd(n: int, h: int, v: int, share:
         torch.testing.assert_close(own, reference, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", EVERY_LOSS)
+@pytest.mark.parametrize("kind", [kind for kind in EVERY_LOSS if kind != "adaptive_kl"])  # that one holds its weights constant
 @pytest.mark.parametrize("changes", [{}, {"scale": 0.5}, {"softcap": 4.0}, {"num_words": 11}])
 def test_gradcheck_of_every_loss(kind: str, changes: dict[str, object]) -> None:
     loss = load_plugin("losses", kind)

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 
 from ..contracts import Loss
+from ..kernels.divergences import relative_entropy
 from ..types import Signal
 
 
@@ -16,7 +17,4 @@ class ForwardKl(Loss):
 
     def formula(self, student_logp_NC: torch.Tensor, teacher_logp_NC: torch.Tensor) -> torch.Tensor:
         """sum over cells of p (log p - log q), [N] (Hinton et al. 2015, arXiv 1503.02531); 0 log 0 is 0."""
-        p_NC = teacher_logp_NC.exp()
-        possible_NC = p_NC > 0
-        apart_NC = torch.where(possible_NC, teacher_logp_NC - student_logp_NC, 0.0)
-        return (p_NC * apart_NC).sum(dim=1)
+        return relative_entropy(teacher_logp_NC, student_logp_NC)
