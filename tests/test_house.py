@@ -23,18 +23,20 @@ FLOORS: dict[float, str] = {
     1: "types errors text/texts starter text/math_worker wire/__init__ answers/__init__ data/__init__ text/__init__",
     1.1: "text/languages catalog wire/credentials wire/limits wire/token_logprobs",
     2: "plugins interrupts runfolder journal data/json_rows data/table_rows statistics rendering kernels page "
-    "text/reading text/quantities text/overlap text/equivalence text/personal wire/http_faults wire/pool "
+    "architectures text/reading text/quantities text/overlap text/equivalence text/personal wire/http_faults wire/pool "
     "wire/batch_ledger text/shingles",
     2.05: "data/rows",
     2.1: "wire/endpoint data/readers signals data/splits text/lookalikes answers/novelty",
     2.2: "data/intake wire/provider_calls",
     3: "contracts student batches generation progress checkpoints runs speed_trial",
-    3.1: "answers/budget answers/inquiry answers/sieve recipe wire/hosted wire/openai wire/anthropic wire/batch_api "
+    3.05: "classifier",
+    3.1: "labels answers/shares "
+    "answers/budget answers/inquiry answers/sieve recipe wire/hosted wire/openai wire/anthropic wire/batch_api "
     "scoring measure text/rationale lessons answers/judging answers/voting",
-    3.2: "learner objective feeding answers/invention answers/asking wire/batch_asking",
+    3.2: "heads label_scores label_answers learner objective feeding answers/invention answers/asking wire/batch_asking",
     3.3: "answers/answering sections wire/batch_teacher",
     4: "job training teacher_signals tasks teachers combiners checks losses metrics exporters compute",
-    4.1: "desk bill",
+    4.1: "pupil desk bill",
     5: "stages estimates terminal",
     5.1: "checking",
     6: "pipeline workspace",

@@ -11,8 +11,10 @@ from typing import Any, Literal, NamedTuple
 import psutil
 from transformers import PreTrainedTokenizerBase
 
+from .architectures import architecture_of, writes_text
 from .bill import budget_text, models_asked, unpriced_models
 from .catalog import retired_on
+from .classifier import classifier_architecture, longest_text
 from .contracts import Teacher
 from .errors import JobError, ModelError
 from .estimates import Estimate, SplitSurvey, Tokens, count_tokens, estimate, parameters_of, size_text, survey
@@ -24,6 +26,7 @@ from .student import load_config
 from .types import Message, Signal
 
 FEW_TEST_ROWS = 100
+WITH_LABELS = "set student.head to labels, for a task with a closed set of them (nli, classification with labels)"
 WORTH_A_WARNING = 0.02
 """Share of rows longer than the student takes above which a person should know."""
 
@@ -39,15 +42,15 @@ class Finding(NamedTuple):
 def check_job(job: Job) -> list[Finding]:
     """Data, tokenizers, vocabularies, losses, teacher, lengths, exporters, disk and memory."""
     surveyed = survey(job)
-    student, student_findings = _tokenizer("student", job.student.model, _student_loading(job))
+    student, student_findings = _student_tokenizer(job)
     findings = [*_data(job, surveyed), *student_findings, *_teachers(job, student), *_losses(job)]
     tokens = None
     config, config_findings = _config(job) if student is not None else (None, [])
     findings += config_findings
     if student is not None and config is not None:
         max_length = longest_row(job.student.max_length, config.context)
-        tokens = count_tokens(surveyed["train"].sample, job.task, student, max_length)
-        findings += _lengths(tokens, max_length)
+        tokens = count_tokens(surveyed["train"].sample, job.task, student, max_length, reads_only=bool(job.labels))
+        findings += [*_lengths(tokens, max_length), *_labels(job, surveyed)]
     if config is not None:
         findings += _exports(job, config.architecture)
     if not any(found.level == "problem" for found in findings):
@@ -57,7 +60,7 @@ def check_job(job: Job) -> list[Finding]:
 
 def refuse_problems(job: Job) -> None:
     """Raises JobError with every problem that would only show after answers were paid for; the data is read in prepare."""
-    student, findings = _tokenizer("student", job.student.model, _student_loading(job))
+    student, findings = _student_tokenizer(job)
     config, config_findings = _config(job) if student is not None else (None, [])
     findings = [*findings, *_teachers(job, student), *config_findings]
     if config is not None:
@@ -105,6 +108,40 @@ def _tokenizer(role: str, model: str, loading: dict[str, Any]) -> tuple[PreTrain
         return tokenizer, [Finding("warning", f"{role} tokenizer", problem) for problem in problems]
     said = f"{len(tokenizer):,} tokens; the chat template ends a turn with the tokenizer's end token {tokenizer.eos_token!r}"
     return tokenizer, [Finding("ok", f"{role} tokenizer", said)]
+
+
+def _student_tokenizer(job: Job) -> tuple[PreTrainedTokenizerBase | None, list[Finding]]:
+    if not job.labels:
+        silent = _writes_no_text(job)
+        return (None, [silent]) if silent else _tokenizer("student", job.student.model, _student_loading(job))
+    try:
+        tokenizer = load_tokenizer(job.student.model, reads_only=True, **_student_loading(job))
+    except ModelError as error:
+        return None, [Finding("problem", "student tokenizer", str(error))]
+    read = "its chat template" if tokenizer.chat_template else "plain text"
+    return tokenizer, [Finding("ok", "student tokenizer", f"{len(tokenizer):,} tokens; rows are read as {read}")]
+
+
+def _writes_no_text(job: Job) -> Finding | None:
+    try:
+        config = load_config(job.student.model, **_student_loading(job)).to_dict()
+    except ModelError:
+        return None  # said of the tokenizer, or of the student
+    if writes_text(config):
+        return None
+    return Finding(
+        "problem", "student", f"{job.student.model} is a {architecture_of(config)}, which writes no text; {WITH_LABELS}"
+    )
+
+
+def _labels(job: Job, surveyed: dict[str, SplitSurvey]) -> Iterator[Finding]:
+    """Gold answers that a head of labels has no output for."""
+    for split, found in surveyed.items() if job.labels else ():
+        golds = [example.gold for example in found.sample if example.gold is not None]
+        strange = [gold for gold in golds if job.task.read(gold) not in job.labels]
+        if strange:
+            said = f"{len(strange):,} of {len(golds):,} sampled gold answers are none of task.labels, such as {strange[0][:60]!r}"
+            yield Finding("warning", f"data.{split}", f"{said}; they cannot teach: add them to task.labels, or mend them")
 
 
 def _student_loading(job: Job) -> dict[str, Any]:
@@ -157,7 +194,7 @@ def _teacher(job: Job, teacher: Teacher, student: PreTrainedTokenizerBase | None
         return
     if Path(place).is_dir() and size is None:
         yield Finding("problem", "teacher", f"{place} holds no safetensors weights; convert it to safetensors")
-    if tokenizer is not None and student is not None:
+    if tokenizer is not None and student is not None and not job.labels:
         yield from _vocabularies(job, tokenizer, student)
 
 
@@ -181,6 +218,7 @@ def _vocabularies(job: Job, teacher: PreTrainedTokenizerBase, student: PreTraine
 
 def _losses(job: Job) -> Iterator[Finding]:
     losses = ", ".join(f"{loss.weight:g} x {loss.kind}" for loss in job.train.losses)
+    losses += f" over {len(job.labels)} labels, at temperature {job.train.temperature:g}" if job.labels else ""
     gives = ", ".join(f"{teacher.label} gives {teacher.gives.name.lower()}" for teacher in job.teachers)
     yield Finding("ok", "losses", f"{losses}; {gives}")
 
@@ -191,6 +229,9 @@ def _config(job: Job) -> tuple[_Config | None, list[Finding]]:
         read = load_config(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
         context = getattr(read.get_text_config(), "max_position_embeddings", None)
         architecture = (read.architectures or ["unknown"])[0]
+        if job.labels:
+            context = longest_text(read, load_tokenizer(student.model, reads_only=True, **_student_loading(job)))
+            architecture = classifier_architecture(read, architecture)
         size = parameters_of(student.model)
     except ModelError as error:
         return None, [Finding("problem", "student", str(error))]

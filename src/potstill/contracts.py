@@ -165,6 +165,8 @@ class Teacher(Plugin):
     """A model that answers. It retries by itself; one bad reply is a Reply with `error`, never an exception."""
 
     gives: ClassVar[Signal] = Signal.TEXT
+    gives_label_probabilities: ClassVar[bool] = False
+    """Whether its replies hold `label_probabilities` where a request names labels."""
     name: str | None = Field(default=None, description="what reports call it; default: its model's name, or its kind")
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="how much it counts beside other teachers")
     temperature: float = Field(default=0.0, ge=0, description="sampling temperature; 0 is greedy")
@@ -252,6 +254,9 @@ class Choice:
 
 class Combiner(Plugin):
     """Makes one answer of several: of several teachers, or of several samples of one."""
+
+    answers_vote: ClassVar[bool] = True
+    """Whether the share of the answers that give a label tells how likely it is; not where one is picked against the others."""
 
     def asks(self, example: Example, teachers: Sequence[Teacher], task: Task) -> Sequence[int]:
         """Which teachers, by number, are asked about a row; default: all."""

@@ -21,7 +21,8 @@ from .data.readers import read_file
 from .data.rows import ColumnNames, read_row
 from .errors import DataError, ModelError
 from .job import Job
-from .rendering import answer_ids, prompt_ids
+from .labels import read_of
+from .rendering import answer_ids, prompt_ids, read_ids
 from .types import SPLITS, Example, Raw, Signal
 
 SAMPLED_ROWS = 400
@@ -117,22 +118,29 @@ def _count(found: SplitSurvey, raw: Raw, path: Path, columns: ColumnNames | None
         found.first_rejection = found.first_rejection or f"{path.name}:{raw.line}: {problem}"
 
 
-def count_tokens(examples: list[Example], task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
-    """Renders a sample as training will; where a row has no gold, half the longest answer stands in."""
+def count_tokens(
+    examples: list[Example], task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, *, reads_only: bool = False
+) -> Tokens:
+    """Renders a sample as training will; where a row has no gold, half the longest answer stands in. Of a row for a student that
+    reads only, its part alone must fit; prompt and answer are those of a teacher."""
     prompts: list[int] = []
     answers: list[int] = []
-    unrendered = 0
+    too_long = unrendered = 0
     for example in examples:
         messages = task.prompt(example)
         try:
-            prompts.append(len(prompt_ids(tokenizer, messages)))
+            prompts.append(len(read_ids(tokenizer, messages) if reads_only else prompt_ids(tokenizer, messages)))
         except ModelError:
             unrendered += 1
             continue
         known = example.gold is not None
-        answers.append(len(answer_ids(tokenizer, messages, example.gold or "")) if known else task.max_answer_tokens // 2)
+        if reads_only:
+            answers.append(len(tokenizer(example.gold or "")["input_ids"]) if known else task.max_answer_tokens // 2)
+            too_long += len(read_ids(tokenizer, read_of(task, example))) > max_length
+        else:
+            answers.append(len(answer_ids(tokenizer, messages, example.gold or "")) if known else task.max_answer_tokens // 2)
+            too_long += prompts[-1] + answers[-1] > max_length
     count = max(1, len(prompts))
-    too_long = sum(p + a > max_length for p, a in zip(prompts, answers, strict=True))
     return Tokens(len(prompts), sum(prompts) / count, sum(answers) / count, too_long, unrendered)
 
 

@@ -21,6 +21,7 @@ from .answers.budget import Budget
 from .catalog import student_settings, teacher_settings
 from .contracts import Combiner, Compute, Exporter, Loss, Task, Teacher
 from .errors import JobError, did_you_mean
+from .heads import LABEL_TEMPERATURE, head_problem, loss_problem, tells_labels
 from .plugins import explain, load_plugin
 from .recipe import Settings, StudentSettings, TrainSettings, job_folder, listed
 from .runfolder import RunFolder
@@ -134,9 +135,21 @@ class Job(Settings):
         return self
 
     @model_validator(mode="after")
+    def _student_has_a_head_for_the_task(self) -> Job:
+        object.__setattr__(self, "student", self.student.with_head())
+        if self.student.head == "labels":
+            if (problem := head_problem(self.student, self.task, self.train)) is not None:
+                raise ValueError(problem)
+            if "temperature" not in self.train.model_fields_set:
+                object.__setattr__(self, "train", self.train.model_copy(update={"temperature": LABEL_TEMPERATURE}))
+        return self
+
+    @model_validator(mode="after")
     def _losses_fit_the_teacher(self) -> Job:
         losses = self.train.losses or self._default_losses()
-        for loss in losses:
+        if self.labels and (problem := loss_problem(losses, self.teachers, self._tells_labels)) is not None:
+            raise ValueError(problem)
+        for loss in () if self.labels else losses:
             for teacher in self.teachers:
                 if loss.needs > teacher.gives:
                     raise ValueError(
@@ -157,8 +170,18 @@ class Job(Settings):
         """All teachers of the job, in its order."""
         return (self.teacher, *self.more_teachers)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that the student's head chooses from, in the order of its outputs; () for a student that writes."""
+        return self.task.labels_asked() if self.student.head == "labels" else ()
+
+    @property
+    def _tells_labels(self) -> bool:
+        return tells_labels(self.teachers, self.generate.samples, self.combine)
+
     def _default_losses(self) -> tuple[Loss, ...]:
-        if all(teacher.gives >= Signal.TOPK for teacher in self.teachers):
+        told = self._tells_labels if self.labels else all(teacher.gives >= Signal.TOPK for teacher in self.teachers)
+        if told:
             return (
                 load_plugin("losses", {"kind": "cross_entropy", "weight": 0.25}),
                 load_plugin("losses", {"kind": "forward_kl", "weight": 0.75}),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .classifier import body_projections, head_modules, load_classifier
 from .recipe import StudentSettings, TrainSettings, default_learning_rate, uses_bf16
 from .rendering import load_tokenizer
 from .student import LoraShape, add_lora, count_parameters, keeps_packed_rows_apart, load_model
@@ -20,7 +21,7 @@ BETAS = (0.9, 0.95)
 @dataclass(frozen=True)
 class Learner:
     """A model that is about to be trained. `num_words` rows of its head are real words; `keeps_rows_apart` says whether
-    rows of one packed line are blind to each other."""
+    rows of one packed line are blind to each other. One that chooses among `labels` has these for words."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -28,6 +29,7 @@ class Learner:
     learning_rate: float
     bf16: bool
     keeps_rows_apart: bool
+    labels: tuple[str, ...] = ()
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -50,6 +52,25 @@ def make_learner(student: StudentSettings, settings: TrainSettings, device: torc
         model = add_lora(model, LoraShape(**student.lora.model_dump()))
     num_words = int(max(tokenizer.get_vocab().values())) + 1
     return Learner(model, tokenizer, num_words, learning_rate, bf16, keeps_rows_apart)
+
+
+def make_classifier(student: StudentSettings, settings: TrainSettings, device: torch.device, labels: tuple[str, ...]) -> Learner:
+    """The same for a student with a head of labels, which is trained whole in any case; a line holds one row."""
+    own: dict[str, Any] = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
+    tokenizer = load_tokenizer(student.model, reads_only=True, **own)
+    kind: dict[str, Any] = {"device": str(device), "dtype": torch.float32, "seed": settings.seed}
+    model = load_classifier(student.model, labels, tokenizer, **kind, **own)
+    learning_rate = settings.learning_rate or default_learning_rate(count_parameters(model), student.adaptation, classifies=True)
+    bf16 = uses_bf16(settings.precision, device.type, model.config.get_text_config().hidden_size)
+    if settings.gradient_checkpointing:
+        enable: Any = model.gradient_checkpointing_enable
+        enable()
+    if student.adaptation == "lora":
+        shape = LoraShape(**student.lora.model_dump())
+        if shape.target_modules == ("all-linear",):
+            shape = shape._replace(target_modules=tuple(body_projections(model)))
+        model = add_lora(model, shape, heads=head_modules(model))
+    return Learner(model, tokenizer, len(labels), learning_rate, bf16, keeps_rows_apart=False, labels=labels)
 
 
 def make_optimizer(learner: Learner, weight_decay: float) -> torch.optim.Optimizer:

@@ -46,8 +46,12 @@ class Quiz:
 
 def make_quiz(task: Task, examples: Iterable[Example], num_rows: int) -> Quiz | None:
     """A quiz of the first rows that have gold; None where none has."""
-    with_gold = [example for example in examples if example.gold is not None][:num_rows]
-    return Quiz(task, tuple(with_gold)) if with_gold else None
+    found = with_gold(examples, num_rows)
+    return Quiz(task, found) if found else None
+
+
+def with_gold(examples: Iterable[Example], num_rows: int) -> tuple[Example, ...]:
+    return tuple(example for example in examples if example.gold is not None)[:num_rows]
 
 
 def read_lessons(path: Path) -> Iterator[Lesson]:

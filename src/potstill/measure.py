@@ -15,15 +15,22 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import huggingface_hub
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from .classifier import classify, load_classifier
 from .errors import ModelError, PotstillError
 from .generation import generate
 from .rendering import load_tokenizer
@@ -34,13 +41,14 @@ SHIPPED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """What someone who runs the model needs: weights, their index, the configuration and the tokenizer."""
 NOT_SHIPPED = {"training_log.json", "trainer_state.json"}
 PROC = Path("/proc/self")
+Answering = Callable[[Sequence[Sequence[int]]], int]
 BUSY = 1.5
 """A load of this many programs a core is more than the measuring process alone makes."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasureSpec:
-    """What to measure: `prompts` are answered one by one, `batch_prompts` together."""
+    """What to measure: `prompts` are answered one by one, `batch_prompts` together; `labels` make it a classifier."""
 
     model: str
     prompts: Sequence[Sequence[int]]
@@ -49,6 +57,8 @@ class MeasureSpec:
     revision: str | None = None
     trust_remote_code: bool = False
     device: str | None = None
+    labels: Sequence[str] = ()
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,16 +139,21 @@ def size_on_disk(model: str) -> int | None:
 
 def measure_here(spec: MeasureSpec) -> Measurement:
     """Measures in this process; `measure` is what others call."""
-    tokenizer = load_tokenizer(spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+    loading: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    tokenizer = load_tokenizer(spec.model, reads_only=bool(spec.labels), **loading)
     _import_architecture(spec)
     torch.zeros(1, device=spec.device or best_device())  # an accelerator's context is the driver's memory, not the model's
     before = resident_bytes()
     reset_peak()
-    model = load_model(spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code, device=spec.device)
-    answer_one_by_one(model, tokenizer, spec.prompts[:1], spec.max_tokens)
-    seconds, tokens = answer_one_by_one(model, tokenizer, spec.prompts, spec.max_tokens)
+    if spec.labels:
+        model = load_classifier(spec.model, spec.labels, tokenizer, device=spec.device, seed=spec.seed, **loading)
+    else:
+        model = load_model(spec.model, device=spec.device, **loading)
+    answer = _answering(model, tokenizer, spec)
+    answer_one_by_one(answer, spec.prompts[:1])
+    seconds, tokens = answer_one_by_one(answer, spec.prompts)
     memory = peak_bytes(before, model.device.type)
-    rate = rows_per_second(model, tokenizer, spec.batch_prompts, spec.max_tokens)
+    rate = rows_per_second(answer, spec.batch_prompts)
     return Measurement(
         latency_s=[round(one, 6) for one in seconds],
         tokens_per_s=tokens / sum(seconds) if sum(seconds) > 0 and tokens > 0 else None,
@@ -151,29 +166,32 @@ def measure_here(spec: MeasureSpec) -> Measurement:
     )
 
 
-def answer_one_by_one(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], max_tokens: int
-) -> Timed:
+def _answering(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spec: MeasureSpec) -> Answering:
+    """Answers prompts together, in texts or labels, and returns how many tokens were written."""
+    if spec.labels:
+        return lambda prompts: sum(0 for _ in classify(model, prompts))
+    options = Sampling(max_tokens=spec.max_tokens)
+    return lambda prompts: sum(one.completion_tokens for one in generate(model, tokenizer, [list(p) for p in prompts], options))
+
+
+def answer_one_by_one(answer: Answering, prompts: Sequence[Sequence[int]]) -> Timed:
     """Answers each prompt alone."""
     seconds: list[float] = []
     tokens = 0
     for prompt in prompts:
         start = time.perf_counter()
-        answered = list(generate(model, tokenizer, [list(prompt)], Sampling(max_tokens=max_tokens)))
+        tokens += answer([prompt])
         seconds.append(time.perf_counter() - start)
-        tokens += sum(answer.completion_tokens for answer in answered)
     return Timed(seconds, tokens)
 
 
-def rows_per_second(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], max_tokens: int
-) -> float | None:
+def rows_per_second(answer: Answering, prompts: Sequence[Sequence[int]]) -> float | None:
     """How many rows a second are answered in batches; None without prompts."""
     if not prompts:
         return None
     start = time.perf_counter()
-    count = sum(1 for _ in generate(model, tokenizer, [list(prompt) for prompt in prompts], Sampling(max_tokens=max_tokens)))
-    return count / (time.perf_counter() - start)
+    answer(prompts)
+    return len(prompts) / (time.perf_counter() - start)
 
 
 def peak_bytes(before: int | None, device: str) -> int | None:
@@ -221,7 +239,7 @@ def _import_architecture(spec: MeasureSpec) -> None:
     """Imports the model's code, which transformers does at the first load, without memory for weights."""
     try:
         config = AutoConfig.from_pretrained(spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-        models: Any = AutoModelForCausalLM
+        models: Any = AutoModelForSequenceClassification if spec.labels else AutoModelForCausalLM
         with torch.device("meta"):
             models.from_config(config, trust_remote_code=spec.trust_remote_code)
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .batches import Batch, Row
+from .classifier import has_label_head, label_outlook
 from .contracts import Loss
 from .kernels.cells import Cells, Head, Term, cell_losses, target_loss, text_cells
 from .student import head_of, hidden_states
@@ -59,6 +60,8 @@ class Objective(nn.Module):
 
     def outlook(self, batch: Batch) -> tuple[torch.Tensor, Head]:
         """The states that predict the targets, and the projection that turns them into scores."""
+        if has_label_head(self.model):
+            return label_outlook(self.model, batch)
         hidden_BTH = hidden_states(self.model, batch.input_ids_BT, batch.position_ids_BT)
         return hidden_BTH.flatten(0, 1).index_select(0, batch.at_N), head_of(self.model, self.num_words)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
 
+from .architectures import stored_config, writes_text
 from .contracts import Loss
 from .plugins import load_plugin
 from .runfolder import folder_digest
@@ -50,6 +51,11 @@ class StudentSettings(Settings):
 
     model: str
     revision: str | None = None
+    head: Literal["auto", "text", "labels"] = Field(
+        default="auto",
+        description="text: it writes its answers; labels: a classification head gives each label of the task its probability; "
+        "auto: labels where the model does not write (BERT, RoBERTa, DeBERTa, ModernBERT)",
+    )
     adaptation: Literal["full", "lora"] = "full"
     lora: LoraSettings = LoraSettings()
     trust_remote_code: bool = Field(default=False, description="run code that comes with a checkpoint")
@@ -58,7 +64,16 @@ class StudentSettings(Settings):
     def identity(self) -> dict[str, Any]:
         """The settings and the content of the model's folder: other weights at the same place are another student."""
         folder = Path(self.model)
-        return {**self.model_dump(mode="json"), "content": folder_digest(folder) if folder.is_dir() else None}
+        head = {"head": self.head} if self.head == "labels" else {}
+        settings = {**self.model_dump(mode="json", exclude={"head"}), **head}
+        return {**settings, "content": folder_digest(folder) if folder.is_dir() else None}
+
+    def with_head(self) -> StudentSettings:
+        """The same with `auto` decided by the model's config.json; undecided where that is not on this machine yet."""
+        config = stored_config(self.model, self.revision) if self.head == "auto" else None
+        if config is None:
+            return self
+        return self.model_copy(update={"head": "text" if writes_text(config) else "labels"})
 
 
 class TrainSettings(Settings):
@@ -69,13 +84,19 @@ class TrainSettings(Settings):
         default="captured", description="captured: the teacher scores once and leaves the memory"
     )
     top_k: int = Field(default=64, ge=1, description="teacher log-probabilities kept for a token, beside the tail")
-    temperature: float = Field(default=1.0, gt=0, description="distillation temperature T; gradients are multiplied by T^2")
+    temperature: float = Field(
+        default=1.0,
+        gt=0,
+        description="distillation temperature T; gradients are multiplied by T^2; default: 1, with a head of labels 4",
+    )
     epochs: float = Field(default=3.0, gt=0)
     batch_size: int = Field(default=16, ge=1, description="examples in one optimiser step, over all processes")
     micro_batch_tokens: int = Field(default=4096, ge=16, description="positions in one forward pass; never changes the result")
     packing: bool = True
     learning_rate: float | None = Field(
-        default=None, gt=0, description="default: 2e-4 with LoRA; else by size, 1e-3 below 20M parameters to 1e-5 above 3B"
+        default=None,
+        gt=0,
+        description="default: 2e-4 with LoRA; else by size, 1e-3 (with a head of labels 3e-4) below 20M to 1e-5 above 3B",
     )
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_share: float = Field(default=0.05, ge=0, lt=1)
@@ -99,11 +120,15 @@ class TrainSettings(Settings):
         return tuple(v if isinstance(v, Loss) else load_plugin("losses", v, job_folder(info)) for v in listed(value))
 
 
-def default_learning_rate(num_parameters: int, adaptation: str) -> float:
-    """Published starting points (torchtune, KDFlow, NeMo RL, Automodel); small models bear, and need, more."""
+def default_learning_rate(num_parameters: int, adaptation: str, *, classifies: bool = False) -> float:
+    """Published starting points (torchtune, KDFlow, NeMo RL, Automodel); small models bear, and need, more.
+
+    Classifiers are less patient: 3e-4 for small encoders (Turc et al. 2019, arXiv 1908.08962), 5e-5 for BERT-base (Devlin et
+    al. 2018, arXiv 1810.04805).
+    """
     if adaptation == "lora":
         return 2e-4
-    steps = ((20e6, 1e-3), (200e6, 2e-4), (3e9, 2e-5))
+    steps = ((20e6, 3e-4), (200e6, 5e-5), (3e9, 2e-5)) if classifies else ((20e6, 1e-3), (200e6, 2e-4), (3e9, 2e-5))
     return next((rate for size, rate in steps if num_parameters < size), 1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Chat messages to token ids: one piece of code for teacher, training, evaluation and chat.
+"""Messages to token ids: one piece of code for teacher, training, evaluation and chat.
 
 Prompt and answer are tokenised apart and joined as ids, so that the prompt's ids in training are exactly those that
 the model sees when it is asked, whatever the tokenizer would merge across the boundary.
@@ -19,8 +19,13 @@ from .types import Message
 PROBE = "potstill probe answer"
 
 
-def load_tokenizer(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub id, padding on the left; raises ModelError with what to do."""
+def load_tokenizer(
+    model: str, *, revision: str | None = None, trust_remote_code: bool = False, reads_only: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id, padding on the left; raises ModelError with what to do.
+
+    One that writes needs a chat template and an end token; one that `reads_only`, for a classifier, needs neither.
+    """
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             model, revision=revision, trust_remote_code=trust_remote_code
@@ -28,12 +33,13 @@ def load_tokenizer(model: str, *, revision: str | None = None, trust_remote_code
     except (OSError, ValueError, KeyError) as error:
         wayout = "" if is_local(model) else " Download the model and name its folder instead, where the hub cannot be reached."
         raise ModelError(f"no tokenizer could be loaded from {model!r}: {_first_line(error)}{wayout}") from None
-    if not tokenizer.chat_template:
+    if not tokenizer.chat_template and not reads_only:
         raise ModelError(
             f"the tokenizer of {model!r} has no chat template; use an instruct model, or add a chat_template.jinja to its folder"
         )
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"the tokenizer of {model!r} has no end-of-sequence token; set eos_token in its tokenizer_config.json")
+    if tokenizer.eos_token_id is None and not (reads_only and tokenizer.pad_token_id is not None):
+        lacks, named = ("padding token", "pad_token") if reads_only else ("end-of-sequence token", "eos_token")
+        raise ModelError(f"the tokenizer of {model!r} has no {lacks}; set {named} in its tokenizer_config.json")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is always masked by position, never by this token's id
     tokenizer.padding_side = "left"
@@ -53,6 +59,27 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str) -> list[int]:
     """Token ids of the assistant's answer and of the template's end of turn after it."""
     return [*_ids(tokenizer, answer), *_ids(tokenizer, end_of_turn(tokenizer, messages))]
+
+
+def read_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """Token ids of what a classifier reads: the chat template's prompt where the tokenizer has one, as decoders do; else the
+    plain text of the messages between the tokenizer's own special tokens, as encoders know it."""
+    if tokenizer.chat_template:
+        return prompt_ids(tokenizer, messages)
+    return list(tokenizer(plain_text(messages), verbose=False)["input_ids"])
+
+
+def plain_text(messages: Sequence[Message]) -> str:
+    """Messages as one text: system messages and a lone turn as they are, each of several turns with its speaker's name.
+
+    >>> plain_text([Message("system", "Bank."), Message("user", "My card?")])
+    'Bank.\\n\\nMy card?'
+    >>> plain_text([Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "My card?")])
+    'user: Hi\\n\\nassistant: Yes?\\n\\nuser: My card?'
+    """
+    alone = sum(message.role != "system" for message in messages) == 1
+    told = (one.content if alone or one.role == "system" else f"{one.role}: {one.content}" for one in messages)
+    return "\n\n".join(told)
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:

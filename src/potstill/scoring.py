@@ -29,21 +29,25 @@ class Resampling:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one system said to one test row; `right` is None where the row has no gold."""
+    """What one system said to one test row; `right` is None where the row has no gold. One that chooses among labels has the
+    probability of each."""
 
     id: str
     text: str
     right: float | None
     finish_reason: str
     error: str | None = None
+    label_probabilities: Mapping[str, float] | None = None
 
     def as_dict(self) -> Json:
         row = {"id": self.id, "text": self.text, "right": self.right, "finish_reason": self.finish_reason}
-        return row if self.error is None else {**row, "error": self.error}
+        more = {"error": self.error, "label_probabilities": self.label_probabilities}
+        return {**row, **{name: value for name, value in more.items() if value is not None}}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Answer:
-        return cls(row["id"], row["text"], row["right"], row["finish_reason"], row.get("error"))
+        more = row.get("error"), row.get("label_probabilities")
+        return cls(row["id"], row["text"], row["right"], row["finish_reason"], *more)
 
 
 def judge(task: Task, example: Example, text: str, finish_reason: str, error: str | None = None) -> Answer:

@@ -1,9 +1,10 @@
-"""Load, adapt and save a causal language model."""
+"""Load, adapt and save a model."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,12 +47,15 @@ def load_model(
     dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
     """A causal language model in eval mode; fp32 on the CPU and the checkpoint's own precision elsewhere, unless told."""
+    return load_as(AutoModelForCausalLM, model, device, dtype, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def load_as(kind: Any, model: str, device: str | None, dtype: torch.dtype | None, **options: Any) -> PreTrainedModel:
+    """A model as one of transformers' Auto classes loads it, in eval mode; raises ModelError with the reason."""
     device = device or best_device()
     wanted: Any = dtype or (torch.float32 if device == "cpu" else "auto")
     try:
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            model, revision=revision, trust_remote_code=trust_remote_code, dtype=wanted, use_safetensors=True
-        )
+        loaded: PreTrainedModel = kind.from_pretrained(model, dtype=wanted, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"no model could be loaded from {model!r}: {reason}") from None
@@ -60,12 +64,11 @@ def load_model(
     return loaded
 
 
-def add_lora(model: PreTrainedModel, shape: LoraShape) -> PreTrainedModel:
-    """Puts low-rank adapters into the model's layers, in place; only they are trained."""
+def add_lora(model: PreTrainedModel, shape: LoraShape, heads: Sequence[str] = ()) -> PreTrainedModel:
+    """Puts low-rank adapters into the model's layers, in place; only they are trained, and a classifier's `heads` whole."""
     targets: Any = shape.target_modules[0] if shape.target_modules == ("all-linear",) else list(shape.target_modules)
-    config = peft.LoraConfig(
-        r=shape.rank, lora_alpha=shape.alpha, lora_dropout=shape.dropout, target_modules=targets, task_type="CAUSAL_LM"
-    )
+    kind: dict[str, Any] = {"task_type": "SEQ_CLS", "modules_to_save": list(heads)} if heads else {"task_type": "CAUSAL_LM"}
+    config = peft.LoraConfig(r=shape.rank, lora_alpha=shape.alpha, lora_dropout=shape.dropout, target_modules=targets, **kind)
     try:
         wrapped: Any = peft.get_peft_model(model, config)
     except ValueError as error:

@@ -25,7 +25,7 @@ from .contracts import Loss
 from .errors import JobFailedError
 from .feeding import Feed, Shuffled
 from .interrupts import deferred_interrupt
-from .learner import make_learner, make_optimizer
+from .learner import make_classifier, make_learner, make_optimizer
 from .objective import Objective, Signals, Told
 from .progress import Progress
 from .recipe import StudentSettings, TrainSettings, rate_at
@@ -56,13 +56,18 @@ class Training:
     score: ScoreModel | None = None
     num_steps: int | None = None
     """Optimiser steps, where not the epochs decide: the control takes as many as the student."""
+    labels: tuple[str, ...] = ()
+    """What a student with a classification head chooses from; () for one that writes."""
+    told: str = ""
+    """Names what teachers give to the labels of the rows, by content."""
 
     def identity(self, learning_rate: float) -> str:
         """What a checkpoint must have been made with to be resumed."""
         losses = [loss.model_dump(mode="json") for loss in self.losses]
         settings = self.settings.model_dump(mode="json", exclude={"losses", "micro_batch_tokens", "packing", "checkpoint_every"})
         rows = [row.digest() if row.weight == 1.0 else [row.digest(), row.weight] for row in self.rows]
-        return fingerprint(self.role, self.student.identity(), settings, losses, rows, learning_rate, self.num_steps)
+        parts = [self.role, self.student.identity(), settings, losses, rows, learning_rate, self.num_steps]
+        return fingerprint(*parts, *([self.labels, self.told] if self.labels else []))
 
 
 class Trained(NamedTuple):
@@ -90,9 +95,12 @@ class _Loop:
         self.accelerator = Accelerator()
         self.device = self.accelerator.device
         torch.manual_seed(settings.seed)
-        self.learner = make_learner(training.student, settings, self.device)
+        if training.labels:
+            self.learner = make_classifier(training.student, settings, self.device, training.labels)
+        else:
+            self.learner = make_learner(training.student, settings, self.device)
         self.trained = self.learner.trained
-        self.packing = settings.packing and self._keeps_rows_apart()
+        self.packing = settings.packing and not training.labels and self._keeps_rows_apart()
         self.objective = Objective(self.learner.model, self.learner.num_words, training.losses, settings.temperature)
         optimizer = make_optimizer(self.learner, settings.weight_decay)
         self.module, self.optimizer = self.accelerator.prepare(self.objective, optimizer)

@@ -68,7 +68,8 @@ class Example:
 class Lesson:
     """One training example: a prompt and the text that the student learns, with where that text came from.
 
-    `aim` says what of an answer is taught ("answer", "rationale" or "reasoned_answer"), `weight` how much it counts.
+    `aim` says what of an answer is taught ("answer", "rationale" or "reasoned_answer"), `weight` how much it counts;
+    `label_probabilities` is what the teachers together give to each label of a closed set, where they say or show it.
     """
 
     example: Example
@@ -76,15 +77,19 @@ class Lesson:
     target_source: Literal["gold", "teacher"]
     aim: str = "answer"
     weight: float = 1.0
+    label_probabilities: Mapping[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         row = {**self.example.as_dict(), "target": self.target, "target_source": self.target_source}
-        return row if (self.aim, self.weight) == ("answer", 1.0) else {**row, "aim": self.aim, "weight": self.weight}
+        if (self.aim, self.weight) != ("answer", 1.0):
+            row |= {"aim": self.aim, "weight": self.weight}
+        return row if self.label_probabilities is None else {**row, "label_probabilities": dict(self.label_probabilities)}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Lesson:
         example = Example.from_dict(row)
-        return cls(example, row["target"], row["target_source"], row.get("aim", "answer"), row.get("weight", 1.0))
+        how = row.get("aim", "answer"), row.get("weight", 1.0), row.get("label_probabilities")
+        return cls(example, row["target"], row["target_source"], *how)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from ..heads import scores_labels
 from ..job import Job
-from ..lessons import encode_lessons, longest_row, read_lessons
+from ..lessons import read_lessons
 from ..progress import Progress
-from ..rendering import load_tokenizer
+from ..pupil import label_teachers, pupil_of
 from ..runfolder import RunFolder
-from ..student import context_of
 from ..teacher_signals import SignalShape, capture, open_store
-from ..types import Signal
+from ..types import Example, Signal
 
 
 def inputs(job: Job) -> Any:
     needs = [loss.kind for loss in job.train.losses if loss.needs > Signal.TEXT]
     if not needs or job.train.signals == "live":
         return None
+    if job.labels:
+        return ["labels", job.train.precision] if scores_labels(job.teachers) else None
     return [needs, job.train.top_k, job.train.temperature, job.train.precision, job.student.identity()]
 
 
 def run(job: Job, folder: RunFolder) -> None:
     if inputs(job) is None:
         return
-    student = job.student
-    tokenizer = load_tokenizer(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
-    context = context_of(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
-    max_length = longest_row(student.max_length, context)
-    rows = encode_lessons(read_lessons(folder.answers / "kept.jsonl"), job.task, tokenizer, max_length).rows
+    lessons = read_lessons(folder.answers / "kept.jsonl")
+    if job.labels:
+        _score_labels(job, folder, [lesson.example for lesson in lessons])
+        return
+    pupil = pupil_of(job)
+    tokenizer, rows = pupil.tokenizer, pupil.encode(lessons).rows
     shape = SignalShape(job.train.top_k, job.train.temperature, job.train.micro_batch_tokens, job.train.precision)
     teachers = job.teachers_for(folder)
     store = open_store(teachers, tokenizer, folder.signals, shape)
     with Progress(folder, "capture", len(rows)) as bar:
         captured = capture(teachers, tokenizer, rows, store, shape, bar)
     folder.event("captured", rows=captured, tokens=store.num_tokens, top_k=store.top_k)
+
+
+def _score_labels(job: Job, folder: RunFolder, examples: Sequence[Example]) -> None:
+    """For a student with a head of labels: how likely the teachers find each label of each row."""
+    with Progress(folder, "capture", len(examples) * len(job.teachers)) as bar:
+        captured = label_teachers(job, folder).capture(examples, bar)
+    folder.event("captured", rows=captured.scored, refused=captured.refused, labels=len(job.labels))
+    if captured.refused:
+        folder.event("note", message=f"{captured.refused:,} prompts are too long for the teacher, or its chat template refuses "
+                     "them: their labels are not scored, and the student learns their text alone")  # fmt: skip

@@ -21,12 +21,14 @@ import torch
 
 from ..answers.answering import Answering, Desk
 from ..catalog import catalog
+from ..classifier import has_head_for
 from ..contracts import Case, Choice, Task, Teacher
 from ..desk import answering_of, desk_of, note_spending
 from ..errors import JobFailedError, ModelError, PotstillError
 from ..generation import generate
 from ..job import Job
 from ..journal import Journal, Spend
+from ..label_answers import Classifier
 from ..measure import MeasureSpec, busy_notes, measure
 from ..page.verdict import verdict
 from ..progress import Progress
@@ -55,6 +57,9 @@ class System:
     revision: str | None = None
     trust_remote_code: bool = False
     answering: Answering | None = None
+    labels: tuple[str, ...] = ()
+    """What a student with a head of labels chooses from; an untouched one gets a head drawn from `seed`."""
+    seed: int = 0
 
     def identity(self) -> Any:
         if self.answering is not None:
@@ -62,11 +67,17 @@ class System:
             combiner = self.answering.combiner
             return [teachers, combiner.model_dump(mode="json") if combiner else None, self.answering.samples]
         assert self.model is not None
-        return [folder_digest(Path(self.model)) if Path(self.model).is_dir() else self.model, self.revision]
+        weights = [folder_digest(Path(self.model)) if Path(self.model).is_dir() else self.model, self.revision]
+        return [*weights, self.labels, self.seed] if self.labels else weights
 
     def prompt(self, task: Task, example: Example) -> tuple[Message, ...]:
         """A teacher gets what it gets when it teaches; all others get what the student is trained on."""
         return task.teacher_prompt(example) if self.name == "teacher" else task.prompt(example)
+
+    @property
+    def classifier(self) -> Classifier:
+        assert self.model is not None
+        return Classifier(self.model, self.labels, self.revision, self.trust_remote_code, self.seed)
 
     def max_tokens(self, task: Task) -> int:
         return task.max_teacher_tokens if self.name == "teacher" else task.max_student_tokens
@@ -107,11 +118,12 @@ def systems(job: Job, folder: RunFolder) -> list[System]:
         label = _short(getattr(job.teacher, "model", job.teacher.kind))
         found = [System("teacher", label, place, getattr(teacher, "revision", None), own_code)]
     student = job.student.model.rstrip("/").rpartition("/")[2]
+    head: Json = {"labels": job.labels, "seed": job.train.seed}
     if job.evaluate.baseline:
-        found.append(System("baseline", student, job.student.model, job.student.revision, trust))
+        found.append(System("baseline", student, job.student.model, job.student.revision, trust, **head))
     if job.evaluate.control and (folder.control / "config.json").is_file():
-        found.append(System("control", student, str(folder.control), None, trust))
-    return [*found, System("student", student, str(folder.model), None, trust)]
+        found.append(System("control", student, str(folder.control), None, trust, **head))
+    return [*found, System("student", student, str(folder.model), None, trust, **head)]
 
 
 def _short(model: Any) -> str:
@@ -161,6 +173,8 @@ def _origin(job: Job, folder: RunFolder, system: str) -> list[str]:
     """Notes on what was trained here: an adapted teacher, and the control, as the train stage said last."""
     if system == "teacher" and job.teacher.adapt is not None and folder.teacher.is_dir():
         return ["trained on gold rows before it taught (teacher.adapt)"]
+    if system == "baseline" and job.labels and not has_head_for(job.student.model, job.labels, job.student.revision):
+        return [f"untouched, its head of {len(job.labels)} labels drawn at random (seed {job.train.seed}): it can only guess"]
     if system != "control":
         return []
     events = read_rows(folder.path / "events.jsonl")
@@ -217,6 +231,8 @@ class _Generated(NamedTuple):
 def _generate(task: Task, system: System, examples: Sequence[Example], bar: Progress) -> _Generated:
     """Every row's answer by a local model; a row that cannot be rendered or is too long is a failure."""
     assert system.model is not None
+    if system.labels:
+        return _Generated(*system.classifier.answers(task, examples, bar.advance))
     tokenizer = load_tokenizer(system.model, revision=system.revision, trust_remote_code=system.trust_remote_code)
     model = load_model(system.model, revision=system.revision, trust_remote_code=system.trust_remote_code)
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -312,15 +328,20 @@ def _measure(job: Job, system: System, examples: Sequence[Example]) -> Json:
     if not examples:
         return {"measured": {}, "notes": ["nothing was measured: no row was answered"]}
     try:
-        tokenizer = load_tokenizer(system.model, revision=system.revision, trust_remote_code=system.trust_remote_code)
         timed = spread(examples, job.evaluate.latency_rows)
-        prompts = [prompt_ids(tokenizer, system.prompt(job.task, example)) for example in timed]
+        if system.labels:
+            prompts = system.classifier.texts(job.task, timed)
+        else:
+            tokenizer = load_tokenizer(system.model, revision=system.revision, trust_remote_code=system.trust_remote_code)
+            prompts = [prompt_ids(tokenizer, system.prompt(job.task, example)) for example in timed]
         spec = MeasureSpec(
             model=system.model,
             prompts=prompts,
             max_tokens=system.max_tokens(job.task),
             revision=system.revision,
             trust_remote_code=system.trust_remote_code,
+            labels=system.labels,
+            seed=system.seed,
         )
         found = measure(spec).as_dict()
         busy = busy_notes()

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from ..answers.answering import Answering, Desk
 from ..answers.inquiry import Outcome
+from ..answers.shares import label_shares
 from ..contracts import Case, Choice
 from ..desk import answering_of, desk_of, note_spending
 from ..errors import JobFailedError, PotstillError
@@ -231,8 +232,13 @@ def _lines(job: Job, folder: RunFolder, split: str, desk: Desk, shares: Contribu
 
 
 def answer_rows(case: Case, choice: Choice, answering: Answering) -> Iterator[Json]:
-    """A row's chosen answers; where none was chosen, its first answer with the reason. The first row holds all the costs."""
+    """A row's chosen answers; where none was chosen, its first answer with the reason. The first row holds all the costs.
+
+    Each holds what all of them give to each label together, where the task has a closed set and there is more than one text.
+    """
     kept = choice.chosen or case.candidates[:1]
+    counted = case.candidates if answering.combiner is None or answering.combiner.answers_vote else choice.chosen
+    shares = label_shares(counted, answering.task.labels_asked(), [teacher.weight for teacher in answering.teachers])
     replies = [candidate.reply for candidate in case.candidates]
     for number, candidate in enumerate(kept):
         row: Json = {"id": case.example.id, "sample": candidate.sample, "target_source": "teacher"}
@@ -244,6 +250,8 @@ def answer_rows(case: Case, choice: Choice, answering: Answering) -> Iterator[Js
             row["cost_usd"] = None if None in costs else sum(cost for cost in costs if cost is not None)
             for name in ("prompt_tokens", "completion_tokens"):
                 row[name] = sum(getattr(reply, name) or 0 for reply in replies) if number == 0 else 0
+        if shares is not None:
+            row["label_probabilities"] = shares
         if choice.agreement is not None:
             row["agreement"] = choice.agreement
         if choice.weights:

@@ -11,14 +11,16 @@ from transformers import PreTrainedTokenizerBase
 
 from ..batches import Row
 from ..errors import JobFailedError
+from ..heads import scores_labels
 from ..job import Job
-from ..lessons import encode_lessons, gold_lessons, longest_row, make_quiz, read_examples, read_lessons
+from ..labels import SoftLabels
+from ..lessons import gold_lessons, read_examples, read_lessons
 from ..objective import Signals
 from ..plugins import load_plugin
 from ..progress import Progress
-from ..rendering import load_tokenizer
+from ..pupil import Pupil, label_teachers, pupil_of
 from ..runfolder import RunFolder
-from ..student import context_of, copy_model
+from ..student import copy_model
 from ..teacher_signals import SignalShape, StoredSignals, capture, live_signals, open_store
 from ..training import Training, train
 from ..types import Lesson, Signal
@@ -30,29 +32,36 @@ def inputs(job: Job) -> Any:
 
 
 def run(job: Job, folder: RunFolder) -> None:
-    student = job.student
-    tokenizer = load_tokenizer(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
-    context = context_of(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
-    max_length = longest_row(student.max_length, context)
+    pupil = pupil_of(job)
     lessons = list(read_lessons(folder.answers / "kept.jsonl"))
-    encoded = encode_lessons(lessons, job.task, tokenizer, max_length)
+    encoded = pupil.encode(lessons)
     if not encoded.rows:
         raise JobFailedError(f"no answers are left to learn from; {folder.answers / 'rejected.jsonl'} says why")
     validation = list(read_examples(folder.data / "validation.jsonl"))
     validation_lessons = [*gold_lessons(validation), *read_lessons(folder.answers / "validation.jsonl")]
-    held_out = encode_lessons(validation_lessons, job.task, tokenizer, max_length).rows
+    held_out = pupil.encode(validation_lessons).rows
     folder.event("encoded", rows=len(encoded.rows), too_long=encoded.num_too_long, refused=encoded.num_refused,
-                 max_length=max_length, target_tokens=sum(len(row.answer) for row in encoded.rows))  # fmt: skip
-    quiz = make_quiz(job.task, validation, job.train.validation_rows)
-    training = Training("student", student, job.train, job.train.losses, encoded.rows, held_out, folder, folder.model, score=quiz)
-    train(replace(training, signals=_signals(job, folder, tokenizer, encoded.rows)))
+                 max_length=pupil.max_length, target_tokens=sum(len(row.answer) for row in encoded.rows))  # fmt: skip
+    if encoded.num_refused:
+        folder.event("note", message=f"{encoded.num_refused:,} rows are left out of training: {encoded.why_refused}")
+    training = Training(
+        role="student",
+        student=job.student,
+        settings=job.train,
+        losses=job.train.losses,
+        rows=encoded.rows,
+        validation=held_out,
+        folder=folder,
+        out=folder.model,
+        score=pupil.quiz(validation, job.train.validation_rows),
+        labels=job.labels,
+    )
+    train(_taught(job, training, pupil, lessons))
     if job.evaluate.control:
-        _train_control(job, training, lessons, tokenizer, max_length)
+        _train_control(job, training, pupil, lessons)
 
 
-def _train_control(
-    job: Job, training: Training, lessons: Sequence[Lesson], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> None:
+def _train_control(job: Job, training: Training, pupil: Pupil, lessons: Sequence[Lesson]) -> None:
     """The same student, the same number of steps, cross entropy on plain text: what distillation must beat."""
     folder = training.folder
     gold = [lesson for lesson in lessons if lesson.target_source == "gold"]
@@ -60,7 +69,7 @@ def _train_control(
     if on_gold and not gold:
         raise JobFailedError("evaluate.control_on is gold, and no train row has a gold answer; use auto or teacher")
     text = gold if on_gold else lessons
-    rows = encode_lessons(text, job.task, tokenizer, max_length).rows
+    rows = pupil.encode(text).rows
     folder.event("note", message=f"control: cross entropy on {len(rows):,} rows of {'gold' if on_gold else 'teacher'} text")
     only_text = all(loss.needs == Signal.TEXT for loss in job.train.losses)
     if only_text and len(text) == len(lessons):
@@ -73,9 +82,23 @@ def _train_control(
     train(replace(training, role="control", losses=(loss,), rows=rows, out=folder.control, num_steps=num_steps))
 
 
-def _signals(job: Job, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Signals | None:
+def _taught(job: Job, training: Training, pupil: Pupil, lessons: Sequence[Lesson]) -> Training:
+    """The training with what its losses need of the teachers beside text."""
+    folder = training.folder
     if all(loss.needs == Signal.TEXT for loss in job.train.losses):
-        return None
+        return training
+    if not job.labels:
+        return replace(training, signals=_signals(job, folder, pupil.tokenizer, training.rows))
+    teachers, scored = label_teachers(job, folder), {}
+    if scores_labels(job.teachers):
+        with Progress(folder, "capture", len(lessons)) as bar:  # nothing to do, unless the scores were deleted since
+            teachers.capture([lesson.example for lesson in lessons], bar)
+        scored = teachers.softened(job.train.temperature)
+    signals = pupil.label_signals(lessons, SoftLabels(job.task, job.train.temperature, scored))
+    return replace(training, signals=signals, told=signals.digest())
+
+
+def _signals(job: Job, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Signals:
     shape = SignalShape(job.train.top_k, job.train.temperature, job.train.micro_batch_tokens, job.train.precision)
     teachers = job.teachers_for(folder)
     if job.train.signals == "live":

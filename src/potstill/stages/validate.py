@@ -124,10 +124,13 @@ def run(job: Job, folder: RunFolder) -> None:
         note_spending(folder, desk)
     counts = cards["train"].as_dict()
     before, shares = (_json_or(folder.answers / f"{name}.json") for name in ("probe", "contributions"))
+    without = {label: count for label, score in before.items() if (count := score.pop("failed", 0))}
     if cards["train"].right == [] and len(before) == 1:
         counts["teacher_accuracy_on_gold"] = next(iter(before.values()))
     checks = {split: sieve.report() for split, sieve in sieves.items()}
     card = {**counts, "checks": checks["train"], "teacher_accuracy_before_teaching": before, "teachers": shares}
+    if without:
+        card["probe_rows_without_answer"] = without
     write_json(
         folder.answers / "card.json", {**card, "validation": {**cards["validation"].as_dict(), "checks": checks["validation"]}}
     )
@@ -184,8 +187,9 @@ def _lessons(task: Task, line: _Line, one: Sifted) -> Iterator[Lesson]:
         yield Lesson(example, reply.text, "gold", weight=line.weight)
         return
     for turn, text in turns_taught(example, line.said, reply.text):
+        shares = reply.label_probabilities if turn.messages[-1] == example.messages[-1] else None
         for taught in task.taught(turn, text):
-            yield Lesson(turn, taught.text, "teacher", taught.aim, taught.weight * line.weight)
+            yield Lesson(turn, taught.text, "teacher", taught.aim, taught.weight * line.weight, shares)
 
 
 def _refused(example: Example, line: _Line, reason: str) -> Json:

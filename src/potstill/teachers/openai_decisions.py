@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -46,6 +46,7 @@ ROUNDING = 0.02
 class OpenAiDecisions(Teacher):
     """Gives each label of a closed set its probability: OpenAI's decisions, transformers serve, vLLM, SGLang."""
 
+    gives_label_probabilities: ClassVar[bool] = True
     base_url: BaseUrl
     model: str = Field(description="the model's name on that server")
     api_key: ApiKey = None

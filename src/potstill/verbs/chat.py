@@ -10,8 +10,10 @@ import torch
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..architectures import labels_of
+from ..classifier import classify, load_classifier, longest_text
 from ..errors import DataError
-from ..rendering import load_tokenizer, prompt_ids, stop_ids
+from ..rendering import load_tokenizer, prompt_ids, read_ids, stop_ids
 from ..runs import find_run
 from ..student import load_model
 from ..terminal import hint, say, warn
@@ -21,8 +23,14 @@ COMMANDS = "/reset forgets the conversation, /system TEXT sets the system messag
 
 
 def chat(place: Path, max_tokens: int) -> None:
-    """Answers each line of stdin until /exit or its end; the student sees the whole conversation, as in training."""
+    """Answers each line of stdin until /exit or its end; the student sees the whole conversation, as in training.
+
+    One that chooses among labels says the likeliest for each line, with its probability; lines stand alone.
+    """
     folder = _model_folder(place)
+    if labels := labels_of(str(folder)):
+        _classify_lines(folder, labels)
+        return
     tokenizer = load_tokenizer(str(folder))
     model = load_model(str(folder))
     system = [Message("system", text)] if (text := _system_prompt(folder)) else []
@@ -40,6 +48,20 @@ def chat(place: Path, max_tokens: int) -> None:
         elif line:
             turns.append(Message("user", line))
             turns.append(Message("assistant", _answer(model, tokenizer, [*system, *turns], max_tokens)))
+
+
+def _classify_lines(folder: Path, labels: tuple[str, ...]) -> None:
+    tokenizer = load_tokenizer(str(folder), reads_only=True)
+    model = load_classifier(str(folder), labels, tokenizer)
+    longest = longest_text(model.config, tokenizer)
+    hint(f"{folder}\nchooses one of {len(labels)} labels for each line; /exit leaves")
+    while (line := _ask()) is not None and line != "/exit":
+        text = read_ids(tokenizer, [Message("user", line)])
+        if longest is not None and len(text) > longest:
+            warn(f"this line has {len(text):,} tokens and the student takes {longest:,}")
+        elif line:
+            (found,) = classify(model, [text])
+            say(f"{labels[found.best]}  {found.probabilities[found.best]:.1%}")
 
 
 def stream(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: list[int], max_tokens: int) -> Iterator[str]:

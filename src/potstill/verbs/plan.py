@@ -14,11 +14,9 @@ from ..contracts import Teacher
 from ..errors import DataError
 from ..estimates import Estimate, count_tokens, estimate, size_text, survey
 from ..job import Job, load_job
-from ..lessons import longest_row
 from ..page.numbers import dollars
 from ..pipeline import StagePlan, plan_job
-from ..rendering import load_tokenizer
-from ..student import context_of
+from ..pupil import pupil_of
 from ..terminal import say, say_json, say_mark
 
 UNKNOWN, NOTHING = "unknown", "nothing"
@@ -71,11 +69,8 @@ def _estimate(job: Job) -> Estimate:
     problems = [problem for found in surveyed.values() for problem in found.problems]
     if problems:
         raise DataError(problems[0])
-    student = job.student
-    options: dict[str, Any] = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
-    tokenizer = load_tokenizer(student.model, **options)
-    context = context_of(student.model, **options)
-    tokens = count_tokens(surveyed["train"].sample, job.task, tokenizer, longest_row(student.max_length, context))
+    pupil, reads_only = pupil_of(job), bool(job.labels)
+    tokens = count_tokens(surveyed["train"].sample, job.task, pupil.tokenizer, pupil.max_length, reads_only=reads_only)
     return estimate(job, surveyed, tokens)
 
 
