@@ -21,6 +21,7 @@ from potstill.contracts import (
     Compute,
     Exporter,
     Finding,
+    LayerLoss,
     Loss,
     Metric,
     Plugin,
@@ -70,6 +71,10 @@ def kinds(family: str) -> list[str]:
     return [kind for known, kind in PLUGINS if known == family]
 
 
+def is_of_layers(kind: str) -> bool:
+    return isinstance(load("losses", kind), LayerLoss)
+
+
 def test_every_family_has_plug_ins() -> None:
     assert set(BASES) == set(FAMILIES) == {family for family, _ in PLUGINS}
 
@@ -103,7 +108,7 @@ def test_every_plug_in_has_a_summary_of_one_sentence(family: str) -> None:
         assert info.summary.endswith("."), info
 
 
-@pytest.mark.parametrize("kind", kinds("losses"))
+@pytest.mark.parametrize("kind", [kind for kind in kinds("losses") if not is_of_layers(kind)])
 def test_a_loss_is_finite_differentiable_and_one_value_a_token(kind: str) -> None:
     loss = load("losses", kind)
     torch.manual_seed(0)
@@ -122,13 +127,42 @@ def test_a_loss_is_finite_differentiable_and_one_value_a_token(kind: str) -> Non
         assert torch.autograd.gradcheck(lambda x: loss.formula(torch.log_softmax(x, -1), teacher_NC), (scores_NC,))
 
 
-@pytest.mark.parametrize("kind", kinds("losses"))
+@pytest.mark.parametrize("kind", [kind for kind in kinds("losses") if not is_of_layers(kind)])
 def test_a_loss_is_least_where_the_student_agrees_with_the_teacher(kind: str) -> None:
     loss = load("losses", kind)
     teacher_NC = torch.log(torch.tensor([[0.999, 0.001], [0.999, 0.001]], dtype=torch.float64))
     student_NC = torch.log(torch.tensor([[0.999, 0.001], [0.4, 0.6]], dtype=torch.float64))
     same, different = loss.formula(student_NC, teacher_NC).tolist()
     assert same < different
+
+
+@pytest.mark.parametrize("kind", [kind for kind in kinds("losses") if is_of_layers(kind)])
+def test_a_layer_loss_is_one_value_a_token_exact_in_its_gradient_and_blind_to_keys_that_no_one_sees(kind: str) -> None:
+    loss = load("losses", kind)
+    torch.manual_seed(0)
+    student = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(3, 4, dtype=torch.float64)
+    if loss.looks_at() == ("hidden",):
+        assert torch.autograd.gradcheck(lambda x: loss.formula(x, teacher), (student,))
+        same, different = loss.formula(teacher, teacher), loss.formula(student, teacher)
+    else:
+        student_NAT = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+        hidden_NAT = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)[:, None].expand(3, 2, 4)
+        teacher_NAT = torch.log_softmax(torch.randn(3, 2, 4, dtype=torch.float64), -1).masked_fill(hidden_NAT, -torch.inf)
+
+        def value(scores_NAT: torch.Tensor, teacher_NAT: torch.Tensor) -> torch.Tensor:
+            return loss.formula(torch.log_softmax(scores_NAT, -1).masked_fill(hidden_NAT, -torch.inf), teacher_NAT)
+
+        assert torch.autograd.gradcheck(lambda x: value(x, teacher_NAT), (student_NAT,))
+        different = value(student_NAT, teacher_NAT)
+        same = loss.formula(teacher_NAT, teacher_NAT)
+        assert different[2] == 0, "a token that sees no key"
+        (gradient_NAT,) = torch.autograd.grad(different.sum(), student_NAT)
+        assert gradient_NAT[2].abs().sum() == 0
+        assert gradient_NAT[:2].abs().sum() > 0
+    assert different.shape == (3,)
+    assert same.abs().max() < 1e-9
+    assert (different[:2] > 1e-3).all()
 
 
 @pytest.mark.parametrize("kind", kinds("tasks"))

@@ -10,34 +10,28 @@ its docstring is its help text, and its method does the work:
 
         def formula(self, student_logp_NC, teacher_logp_NC): ...
 
-Names of tensors carry their shape: N target tokens, C cells (k singletons and one tail), H hidden size, V vocabulary.
+Losses have a page of their own, `loss_contracts.py`; all contracts are imported from here.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .loss_contracts import Build as Build
+from .loss_contracts import Inside as Inside
+from .loss_contracts import LayerLoss as LayerLoss
+from .loss_contracts import Loss as Loss
+from .plugins import Plugin as Plugin
 from .types import INSTRUCTION_OF_AIM, Example, Message, Reply, Request, Sampling, Signal
 from .types import Price as Price
 
-if TYPE_CHECKING:
-    import torch
-
 FAMILIES = ("tasks", "teachers", "combiners", "checks", "losses", "metrics", "exporters", "compute")
-
-
-class Plugin(BaseModel, ABC):
-    """What every plug-in is: frozen, with no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    kind: str = Field(default="", description="the plug-in's file name")
 
 
 class Task(Plugin):
@@ -159,6 +153,21 @@ class Requests:
         """Whether the budget allows to send a request once more; each call counts as one more attempt under way."""
         del request
         return True
+
+    def ended(self, request: Request, attempt: Reply) -> None:
+        """One attempt has ended, and `attempt` says what it took by itself, so that nothing more is held for it.
+
+        A teacher that repeats tells this of every attempt, before it asks for another; one that does not need not.
+        """
+        del request, attempt
+
+    def give_back(self, request: Request) -> None:
+        """A request that was taken was not sent, or will be found again where it was: it costs nothing now."""
+        del request
+
+    def when_stopped(self, do: Callable[[], None]) -> None:
+        """Has `do` called when nothing more is to be sent: what is under way may arrive, what waits is given back."""
+        del do
 
 
 class Teacher(Plugin):
@@ -340,25 +349,6 @@ class Check(Plugin):
     def watch(self, room: Room) -> Watch:
         """A fresh look at all answers of one split."""
         return Watch(self, room)
-
-
-class Loss(Plugin):
-    """A formula over the log-probabilities that student and teacher give to the same cells.
-
-    Masking, temperature, the factor T^2 and the division by the global number of target tokens happen once, outside.
-    """
-
-    needs: ClassVar[Signal] = Signal.TEXT
-    takes_samples: ClassVar[bool] = False
-    """Whether it is linear in the teacher's probabilities, so that random-sampled signals give its gradient without bias."""
-    weight: float = Field(default=1.0, ge=0.0, description="share of this loss in the weighted sum")
-
-    @abstractmethod
-    def formula(self, student_logp_NC: torch.Tensor, teacher_logp_NC: torch.Tensor) -> torch.Tensor:
-        """One value a token [N], differentiable in the student's log-probabilities.
-
-        A loss that needs text alone gets two cells: the target token (teacher probability 1) and everything else.
-        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Names of tensors carry their shape: N target tokens, H hidden size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -14,20 +15,26 @@ from transformers import PreTrainedModel
 
 from .batches import Batch, Row
 from .classifier import has_label_head, label_outlook
-from .contracts import Loss
+from .contracts import LayerLoss, Loss
+from .insides import Insides, watching
 from .kernels.cells import Cells, Head, Term, cell_losses, target_loss, text_cells
 from .student import head_of, hidden_states
+from .transfer import TeacherInsides, Transfer
 from .types import Signal
 
 
 class Told(NamedTuple):
-    """What the teacher says of one batch's target tokens."""
+    """What the teacher says of one batch's target tokens, and what it computes inside of the batch's lines."""
 
-    cells: Cells
+    cells: Cells | None
+    insides: Insides = MappingProxyType({})
 
     def to(self, device: torch.device) -> Told:
+        insides = {place: tensor.to(device, non_blocking=True) for place, tensor in self.insides.items()}
+        if self.cells is None:
+            return Told(None, insides)
         index_NK, logp_NK = (tensor.to(device, non_blocking=True) for tensor in self.cells)
-        return Told(Cells(index_NK, logp_NK))
+        return Told(Cells(index_NK, logp_NK), insides)
 
 
 class Signals(Protocol):
@@ -41,17 +48,62 @@ class Signals(Protocol):
 class Objective(nn.Module):
     """Model and losses as one module, so that a data-parallel wrapper sees the whole step."""
 
-    def __init__(self, model: PreTrainedModel, num_words: int, losses: Sequence[Loss], temperature: float) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        num_words: int,
+        losses: Sequence[Loss],
+        temperature: float,
+        teacher: PreTrainedModel | None = None,
+        seed: int = 0,
+    ) -> None:
+        """`teacher` is the model that layer losses compare with; `seed` draws their projections."""
         super().__init__()
         self.model = model
         self.num_words = num_words
         self.losses = losses
         self.temperature = temperature
+        layer_losses = [loss for loss in losses if isinstance(loss, LayerLoss)]
+        assert teacher is not None or not layer_losses
+        self.transfer = Transfer(layer_losses, model, teacher, seed) if teacher is not None and layer_losses else None
+
+    @property
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained beside the student and not saved with it, by name."""
+        return {f"transfer.{name}": p for name, p in self.transfer.named_parameters()} if self.transfer is not None else {}
+
+    def train(self, mode: bool = True) -> Objective:
+        super().train(mode)
+        for module in self.transfer.without_dropout if self.transfer is not None else ():
+            module.training = False  # of this module alone: dropout elsewhere, adapters' too, stays
+        return self
 
     def forward(self, batch: Batch, told: Told | None) -> tuple[torch.Tensor, torch.Tensor]:
         """The weighted sum over the batch's target tokens, and each loss's own sum."""
-        hidden_NH, head = self.outlook(batch)
-        return cell_losses(hidden_NH, head, [self._term(loss, batch, told) for loss in self.losses])
+        terms = [self._term(loss, batch, told) for loss in self.losses if not isinstance(loss, LayerLoss)]
+        if self.transfer is None:
+            return cell_losses(*self.outlook(batch), terms)
+        assert told is not None
+        with watching(self.model, self.transfer.places("student")) as seen:
+            hidden_NH, head = self.outlook(batch)
+        # Without terms too: then the head gets gradients of 0, as other processes expect of every parameter.
+        total, cell_sums = cell_losses(hidden_NH, head, terms)
+        more, layer_sums = self.transfer(seen, told.insides, batch)
+        of_cells, of_layers = iter(cell_sums), iter(layer_sums)
+        sums = [next(of_layers if isinstance(loss, LayerLoss) else of_cells) for loss in self.losses]
+        return total + more, torch.stack([each.to(total.dtype) for each in sums])
+
+    def ask(self, batch: Batch, rows: Sequence[Row], signals: Signals | None, teacher: TeacherInsides | None) -> Told | None:
+        """What the teachers say of a batch. A teacher that gives both cells and insides is asked once where it sees the lines
+        that the student sees; where it is asked more (`Row.asked`), its insides are still those of the student's lines."""
+        if self.transfer is None or teacher is None:
+            return None if signals is None else Told(signals.cells(batch, rows))
+        with teacher.watched(self.transfer.places("teacher")) as seen:
+            cells = None if signals is None else signals.cells(batch, rows)
+            is_read = getattr(signals, "model", None) is teacher.model
+            if not is_read or any(rows[number].asked is not None for number in batch.numbers):
+                teacher.read(batch)
+        return Told(cells, seen)
 
     def text_loss(self, batch: Batch) -> torch.Tensor:
         """Cross entropy with the text, summed over the targets, each by its weight: the validation loss."""
@@ -69,4 +121,5 @@ class Objective(nn.Module):
         if loss.needs == Signal.TEXT:
             return Term(loss.formula, text_cells(batch.target_N), loss.weight, 1.0, batch.weight_N)
         assert told is not None
+        assert told.cells is not None
         return Term(loss.formula, told.cells, loss.weight, self.temperature, batch.weight_N)

@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
+from abc import ABC
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,14 @@ EXTRA_OF_PACKAGE = {
     "fastapi": "serve",
     "jsonschema_rs": "schema",
 }
+
+
+class Plugin(pydantic.BaseModel, ABC):
+    """What every plug-in is: frozen, with no unknown keys."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    kind: str = pydantic.Field(default="", description="the plug-in's file name")
 
 
 class PluginInfo(NamedTuple):
