@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,11 +74,11 @@ def make_classifier(student: StudentSettings, settings: TrainSettings, device: t
     return Learner(model, tokenizer, len(labels), learning_rate, bf16, keeps_rows_apart=False, labels=labels)
 
 
-def make_optimizer(learner: Learner, weight_decay: float) -> torch.optim.Optimizer:
+def make_optimizer(trained: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """Fused AdamW; matrices decay, norms and biases do not."""
-    parameters = learner.trained.values()
+    parameters = list(trained)
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=learner.learning_rate, betas=BETAS, fused=True)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, fused=True)

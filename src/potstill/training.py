@@ -26,11 +26,12 @@ from .errors import JobFailedError
 from .feeding import Feed, Shuffled
 from .interrupts import deferred_interrupt
 from .learner import make_classifier, make_learner, make_optimizer
-from .objective import Objective, Signals, Told
+from .objective import Objective, Signals
 from .progress import Progress
 from .recipe import StudentSettings, TrainSettings, rate_at
 from .runfolder import RunFolder, fingerprint
 from .student import causal_model, save_model, stored_dtype
+from .transfer import TeacherInsides
 from .types import Score
 
 
@@ -59,7 +60,9 @@ class Training:
     labels: tuple[str, ...] = ()
     """What a student with a classification head chooses from; () for one that writes."""
     told: str = ""
-    """Names what teachers give to the labels of the rows, by content."""
+    """Names what teachers give to the labels of the rows, or whose insides they show, by content."""
+    insides: TeacherInsides | None = None
+    """The teacher that losses on layers compare with, in memory while the student learns."""
 
     def identity(self, learning_rate: float) -> str:
         """What a checkpoint must have been made with to be resumed."""
@@ -67,7 +70,7 @@ class Training:
         settings = self.settings.model_dump(mode="json", exclude={"losses", "micro_batch_tokens", "packing", "checkpoint_every"})
         rows = [row.digest() if row.weight == 1.0 else [row.digest(), row.weight] for row in self.rows]
         parts = [self.role, self.student.identity(), settings, losses, rows, learning_rate, self.num_steps]
-        return fingerprint(*parts, *([self.labels, self.told] if self.labels else []))
+        return fingerprint(*parts, *([self.labels, self.told] if self.labels or self.told else []))
 
 
 class Trained(NamedTuple):
@@ -99,10 +102,13 @@ class _Loop:
             self.learner = make_classifier(training.student, settings, self.device, training.labels)
         else:
             self.learner = make_learner(training.student, settings, self.device)
-        self.trained = self.learner.trained
+        self.objective = Objective(
+            self.learner.model, self.learner.num_words, training.losses, settings.temperature,
+            training.insides.model if training.insides else None, settings.seed,
+        )  # fmt: skip
+        self.trained = {**self.learner.trained, **self.objective.own_parameters}
         self.packing = settings.packing and not training.labels and self._keeps_rows_apart()
-        self.objective = Objective(self.learner.model, self.learner.num_words, training.losses, settings.temperature)
-        optimizer = make_optimizer(self.learner, settings.weight_decay)
+        optimizer = make_optimizer(self.trained.values(), self.learner.learning_rate, settings.weight_decay)
         self.module, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
         self.feed: Feed = Shuffled(training.rows, settings.batch_size, settings.seed)
         self.num_steps = training.num_steps or max(1, math.ceil(settings.epochs * self.feed.steps_per_epoch))
@@ -114,7 +120,9 @@ class _Loop:
 
     def _keeps_rows_apart(self) -> bool:
         """Whether student and teacher are blind to the other rows of a packed line; says so where they are not."""
-        apart = self.learner.keeps_rows_apart and (self.t.signals is None or self.t.signals.takes_packed)
+        signals, transfer = self.t.signals, self.objective.transfer
+        apart = self.learner.keeps_rows_apart and (signals is None or signals.takes_packed)
+        apart = apart and (transfer is None or transfer.takes_packed)
         if not apart:
             self._event(
                 "note", message=f"{self.t.role}: rows are not packed, because this architecture would let them see each other"
@@ -188,9 +196,9 @@ class _Loop:
         return make_batches(rows, range(len(rows)), token_budget=budget, packing=self.packing, pad_id=pad_id)
 
     def _forward(self, batch: Batch, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
-        told = None if self.t.signals is None else Told(self.t.signals.cells(batch, rows)).to(self.device)
+        told = self.objective.ask(batch, rows, self.t.signals, self.t.insides)
         with self._autocast():
-            result: tuple[torch.Tensor, torch.Tensor] = self.module(batch.to(self.device), told)
+            result: tuple[torch.Tensor, torch.Tensor] = self.module(batch.to(self.device), told and told.to(self.device))
         return result
 
     def _autocast(self) -> AbstractContextManager[Any]:
