@@ -84,7 +84,8 @@ def test_the_card_counts_every_row_and_a_missing_answer_is_a_failure(tmp_path: P
     assert card["accepted_from"] == {"teacher": 1, "gold": 1}
     assert sum(card["reasons"].values()) == card["rejected"]
     assert (card["cost_usd"], card["prompt_tokens"], card["completion_tokens"]) == (0.0, 4, 4)
-    assert (card["teacher_accuracy_on_gold"]["n"], card["teacher_accuracy_on_gold"]["value"]) == (1, 0.0)  # the probe
+    assert card["teacher_accuracy_on_gold"]["n"] == 0, "the script answers no row with gold, and no answer is no wrong answer"
+    assert card["probe_rows_without_answer"] == {"scripted": 1}
     assert card["checks"]["readable"] == {
         "before": 3,
         "after": 2,

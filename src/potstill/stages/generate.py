@@ -5,7 +5,8 @@
 
 Rows with gold keep it (unless the job says `generate.when_gold: teacher`, or the task's `turns` says so); all others are
 asked, each answer once and for all. Validation rows keep their gold always, so that validation sees the truth. First the
-teachers answer some rows with gold (the probe), then their first rows must pass (the smoke gate), then the rest is asked.
+teachers answer some rows with gold (the probe), then their first rows must pass (the smoke gate, as those of the probe must),
+then the rest is asked.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,12 +24,11 @@ from ..answers.shares import label_shares
 from ..contracts import Case, Choice
 from ..desk import answering_of, desk_of, note_spending
 from ..errors import JobFailedError, PotstillError
+from ..gates import SmokeGate, gold_rows, probe, refuse_weak, why_useless
 from ..job import Job
 from ..journal import Journal
 from ..progress import Progress
 from ..runfolder import Json, RunFolder, read_rows, write_json, write_rows
-from ..scoring import spread
-from ..statistics import mean_score
 from ..types import Example, Reply
 
 FILES = {"train": "answers.jsonl", "validation": "validation_answers.jsonl"}
@@ -86,49 +85,27 @@ def _asked(job: Job, folder: RunFolder, split: str) -> Iterator[Example]:
 
 def _probe(job: Job, folder: RunFolder, answering: Answering, desk: Desk) -> None:
     """Measures the teachers on rows with gold before their answers teach anyone; leaves answers/probe.json."""
-    rows: Sequence[Example] = ()
-    if job.generate.probe_rows and any(True for split in FILES for _ in _asked(job, folder, split)):
-        with_gold = [example for example in examples_of(folder, "validation") if example.gold is not None]
-        with_gold = with_gold or [example for example in examples_of(folder, "train") if example.gold is not None]
-        rows = spread(with_gold, job.generate.probe_rows)
-    single = replace(answering, every_turn=False)
-    if rows:
-        single.ask(lambda: rows, desk, lambda _, __: None, "probe")
-    right: dict[str, list[float | None]] = {teacher.label: [] for teacher in answering.teachers}
-    for case, _ in single.choices(rows, desk, folder.data):
-        for candidate in case.candidates:
-            if candidate.sample == 0:
-                text = "" if candidate.reply.error is not None else candidate.reply.text
-                right[answering.teachers[candidate.teacher].label].append(job.task.right(text, case.example))
-    scores = {label: mean_score(values).as_dict() for label, values in right.items()}
+    is_anyone_asked = any(True for _ in _both(job, folder))
+    rows = gold_rows(lambda split: examples_of(folder, split), job.generate.probe_rows) if is_anyone_asked else []
+    measured = probe(job, answering, desk, rows)
+    scores = {label: one.as_dict() for label, one in measured.items()}
     write_json(folder.answers / "probe.json", scores)
     folder.event("probed", rows=len(rows), accuracy=scores)
-    least = job.generate.min_teacher_accuracy
-    for label, score in scores.items():
-        if least is not None and rows == () and any(True for split in FILES for _ in _asked(job, folder, split)):
-            raise JobFailedError(
-                f"generate.min_teacher_accuracy is {least:.1%}, and there is no row with gold to measure the teacher {label} on; "
-                "give some train or validation rows gold and generate.probe_rows above 0, or leave min_teacher_accuracy out"
-            )
-        if least is not None and score["high"] is not None and score["high"] < least:
-            raise JobFailedError(
-                f"the teacher {label} is right in {score['value']:.1%} [{score['low']:.1%}, {score['high']:.1%}] of "
-                f"{score['n']} rows with gold, and generate.min_teacher_accuracy asks for {least:.1%}; nothing more was spent: "
-                "choose a better teacher, a better system prompt, or lower generate.min_teacher_accuracy"
-            )
+    if is_anyone_asked:
+        refuse_weak(measured, job.generate.min_teacher_accuracy)
 
 
 def _ask(job: Job, folder: RunFolder, answering: Answering, desk: Desk) -> None:
     """Has all rows of both splits answered; answers/rejected.jsonl grows on the way."""
     total = sum(answering.num_asked(example) for split in FILES for example in _asked(job, folder, split))
-    gate = _SmokeGate(job, answering)
+    gate = SmokeGate(job, answering)
     folder.answers.mkdir(parents=True, exist_ok=True)
     failed, noted = 0, time.monotonic()
     with Progress(folder, "generate", total) as bar, (folder.answers / "rejected.jsonl").open("w", encoding="utf-8") as rejected:
 
         def use(number: int, outcome: Outcome) -> None:
             nonlocal failed, noted
-            reason = _reason(answering, outcome)
+            reason = why_useless(answering, outcome)
             if reason is not None:
                 failed += 1
                 _write_rejected(rejected, outcome, answering.teachers[number].label, reason)
@@ -153,45 +130,10 @@ def _both(job: Job, folder: RunFolder) -> Iterator[Example]:
     return (example for split in FILES for example in _asked(job, folder, split))
 
 
-def _reason(answering: Answering, outcome: Outcome) -> str | None:
-    if outcome.reply.error is not None:
-        return f"no answer: {outcome.reply.error}"
-    finding = answering.refuse(outcome.example, outcome.reply)
-    return None if finding is None else finding.reason
-
-
 def _write_rejected(file: IO[str], outcome: Outcome, teacher: str, reason: str) -> None:
     reply = outcome.reply
     row = {"id": outcome.example.id, "reason": reason, "attempts": reply.attempts, "cost_usd": reply.cost_usd, "text": reply.text}
     file.write(json.dumps({**row, "teacher": teacher, "sample": outcome.sample}) + "\n")
-
-
-class _SmokeGate:
-    """Lets each teacher's first rows through alone, and the rest once enough of them have passed."""
-
-    def __init__(self, job: Job, answering: Answering) -> None:
-        self.rows = job.generate.smoke_rows
-        self.share = job.generate.min_kept_share
-        self.teachers = answering.teachers
-        self.refused: dict[int, list[str | None]] = {number: [] for number in range(len(answering.teachers))}
-
-    def may_start(self, number: int) -> float:
-        return float("inf") if len(self.refused[number]) >= self.rows else self.rows
-
-    def count(self, number: int, reason: str | None) -> None:
-        """Raises JobFailedError when the first rows show that the rest would be money thrown away."""
-        seen = self.refused[number]
-        if len(seen) >= self.rows:
-            return
-        seen.append(reason)
-        passed = seen.count(None)
-        if len(seen) == self.rows and passed < self.share * self.rows:
-            most, count = Counter(why for why in seen if why is not None).most_common(1)[0]
-            raise JobFailedError(
-                f"smoke gate: only {passed} of the first {self.rows} answers of {self.teachers[number].label} may teach, and "
-                f"generate.min_kept_share asks for {self.share:.0%}; most often: {most} ({count}); the rest was not asked: mend "
-                "the cause and run again, or set generate.smoke_rows to 0"
-            )
 
 
 class Contributions:
