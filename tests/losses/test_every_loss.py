@@ -46,7 +46,9 @@ def without(*left_out: set[str]) -> list[Loss]:
 
 
 def named(loss: Loss) -> str:
-    return "-".join([loss.kind, *(f"{key}={value}" for key, value in loss.model_dump(exclude_defaults=True).items())][:3])
+    return "-".join(
+        [loss.kind, *(f"{key}={value}" for key, value in loss.model_dump(exclude_defaults=True, exclude={"kind"}).items())]
+    )
 
 
 every = pytest.mark.parametrize("loss", LOSSES, ids=named)
