@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potstill.text.texts import normalised, squad_form, states, without_thinking, words
+from potstill.text.texts import UNSPACED, normalised, squad_form, states, without_thinking, words
 
 
 @pytest.mark.parametrize(
@@ -34,6 +37,35 @@ def test_words_are_found_in_any_script() -> None:
     assert words("हिन्दी भाषा") == ["हिन्दी", "भाषा"]
     assert len(words("สวัสดีครับ")) > 3
     assert words("") == words(" .,! ") == []
+
+
+def words_letter_by_letter(text: str) -> list[str]:
+    """The words of a text by looking at each letter, with nothing remembered."""
+    spread = []
+    before = ""
+    for letter in normalised(text):
+        category = unicodedata.category(letter)[0]
+        is_unspaced = re.fullmatch(f"[{UNSPACED}]", letter) is not None
+        is_word = is_unspaced or re.fullmatch(r"\w", letter) is not None
+        if re.fullmatch(f"[{UNSPACED}]", before) and is_word and not is_unspaced:
+            spread.append(" ")
+        if category == "M":
+            spread.append(letter)
+        elif category not in "LN":
+            spread.append(" ")
+        else:
+            spread.append(f" {letter}" if is_unspaced else letter)
+        before = letter
+    return "".join(spread).split()
+
+
+MIXED = st.text(alphabet=st.one_of(st.characters(), st.sampled_from("aB3 _-'’.,中文テスト가ก็ไม่ျមែ१२िé\u0301ǅßﬁ①²\u200d\x1c𠀀")))
+
+
+@given(MIXED)
+def test_words_are_those_of_a_look_at_each_letter(text: str) -> None:
+    assert words(text) == words_letter_by_letter(text)
+    assert words(text) == words_letter_by_letter(text), "and again, when every letter has been met"
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,9 @@ def words(text: str) -> list[str]:
     folded = normalised(text)
     if folded.isascii():
         return _ASCII_WORD.findall(folded)
-    spread = "".join(_spread(letter) for letter in _AFTER_UNSPACED.sub(" ", folded))
-    return spread.split()
+    if _UNSPACED_LETTER.search(folded):
+        folded = _AFTER_UNSPACED.sub(" ", folded)
+    return folded.translate(_SPREAD).split()
 
 
 def count_words(text: str) -> int:
@@ -51,13 +52,23 @@ def count_words(text: str) -> int:
     return sum(len(words(part)) if _UNSPACED_LETTER.search(part) else any(map(str.isalnum, part)) for part in text.split())
 
 
-def _spread(letter: str) -> str:
-    category = unicodedata.category(letter)[0]
-    if category == "M":
-        return letter
-    if category not in "LN":
-        return " "
-    return f" {letter}" if _UNSPACED_LETTER.match(letter) else letter
+class _Spread(dict[int, str]):
+    """What each letter becomes where a text is spread out into words; found when the letter is first met.
+
+    For `str.translate`, which takes a quarter of the time of a loop over the letters.
+    """
+
+    def __missing__(self, code: int) -> str:
+        letter = chr(code)
+        category = unicodedata.category(letter)[0]
+        spread = letter if category in "LMN" else " "
+        if category in "LN" and _UNSPACED_LETTER.match(letter):
+            spread = f" {letter}"
+        self[code] = spread
+        return spread
+
+
+_SPREAD = _Spread()
 
 
 def without_thinking(text: str) -> str:
