@@ -141,6 +141,8 @@ class ChatServer(LocalServer):
             return await _piecemeal(request, json.dumps(good).encode(), is_whole=fault == "drip")
         if fault == "wrong content type":  # the answer itself is good
             return web.Response(text=json.dumps(good), content_type="text/plain")
+        if fault == "no usage":
+            del good["usage"]
         if fault == "slow":
             await asyncio.sleep(1.0)
         return _FAULTS[fault]() if fault in _FAULTS else web.json_response(good, headers=self.headers_sent)

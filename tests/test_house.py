@@ -22,7 +22,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 400, 60, 6
 FLOORS: dict[float, str] = {
     1: "types errors text/texts starter text/math_worker wire/__init__ answers/__init__ data/__init__ text/__init__",
     1.1: "text/languages catalog wire/credentials wire/limits wire/token_logprobs",
-    2: "plugins interrupts runfolder journal data/json_rows data/table_rows statistics rendering kernels page "
+    2: "plugins interrupts runfolder journal data/json_rows data/table_rows statistics rendering kernels packing page "
     "architectures text/reading text/quantities text/overlap text/equivalence text/personal wire/http_faults wire/pool "
     "wire/batch_ledger text/shingles",
     2.05: "data/rows",
@@ -33,7 +33,7 @@ FLOORS: dict[float, str] = {
     3.1: "insides labels answers/shares "
     "answers/budget answers/inquiry answers/sieve recipe wire/hosted wire/openai wire/anthropic wire/batch_api "
     "scoring measure text/rationale lessons answers/judging answers/voting",
-    3.15: "transfer",
+    3.15: "transfer answers/feed",
     3.2: "heads label_scores label_answers learner objective feeding answers/invention answers/asking wire/batch_asking",
     3.3: "answers/answering sections wire/batch_teacher",
     4: "job training teacher_signals tasks teachers combiners checks losses metrics exporters compute",

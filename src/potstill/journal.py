@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -55,14 +55,15 @@ MIGRATIONS = (
         unpriced INTEGER NOT NULL, PRIMARY KEY (run, purpose, teacher)
     ) WITHOUT ROWID;
     """,
+    "ALTER TABLE spending ADD COLUMN estimated INTEGER NOT NULL DEFAULT 0;",
 )
 ADD_SPENDING = """
     INSERT INTO spending VALUES (:run, :purpose, :teacher, :answers, :failures, :requests, :prompt_tokens, :completion_tokens,
-        :cost_usd, :unpriced)
+        :cost_usd, :unpriced, :estimated)
     ON CONFLICT DO UPDATE SET answers = answers + excluded.answers, failures = failures + excluded.failures,
         requests = requests + excluded.requests, prompt_tokens = prompt_tokens + excluded.prompt_tokens,
         completion_tokens = completion_tokens + excluded.completion_tokens, cost_usd = cost_usd + excluded.cost_usd,
-        unpriced = unpriced + excluded.unpriced
+        unpriced = unpriced + excluded.unpriced, estimated = estimated + excluded.estimated
 """
 ADD_FAILURE = (
     "INSERT INTO failures (key, identity, reason, attempts, prompt_tokens, completion_tokens, cost_usd, failed_at) "
@@ -95,7 +96,9 @@ class Payer(NamedTuple):
 class Spend:
     """What requests cost; `requests` are all that were sent, repeated ones too (0 where that was not counted).
 
-    `unpriced` counts the replies whose price is unknown, which is never zero.
+    `unpriced` counts the replies whose price is unknown, which is never zero. `estimated` counts those whose tokens nobody
+    told (no `usage`, a time-out, half a body): they stand here with the most that they can have taken, so that sums with such
+    a reply in them are upper bounds.
     """
 
     answers: int = 0
@@ -105,6 +108,7 @@ class Spend:
     cost_usd: float = 0.0
     unpriced: int = 0
     requests: int = 0
+    estimated: int = 0
 
     def __add__(self, other: Spend) -> Spend:
         return Spend(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
@@ -112,7 +116,7 @@ class Spend:
     def as_dict(self) -> dict[str, Any]:
         """For people's files: `cost_usd` is None where some price is unknown."""
         counts = {name: getattr(self, name) for name in ("answers", "failures", "requests", "prompt_tokens", "completion_tokens")}
-        return {**counts, "cost_usd": None if self.unpriced else round(self.cost_usd, 8)}
+        return {**counts, "cost_usd": None if self.unpriced else round(self.cost_usd, 8), "estimated": self.estimated}
 
 
 def key(identity: Mapping[str, Any], request: Request) -> str:
@@ -185,11 +189,13 @@ class Journal:
                 found.update((row[0], Reply(**json.loads(row[1]))) for row in rows)
         return found
 
-    def put(self, identity: Mapping[str, Any], entries: Sequence[Entry], payer: Payer | None = None) -> None:
+    def put(
+        self, identity: Mapping[str, Any], entries: Sequence[Entry], payer: Payer | None = None, charged: Spend | None = None
+    ) -> None:
         """Records replies in one synced commit before it returns: a good one as the answer, one with `error` as a failure.
 
-        The first answer to a key stays: an answer never changes under a job that has used it. What the replies cost is
-        added to the payer's spending in the same commit, so the two never disagree.
+        The first answer to a key stays: an answer never changes under a job that has used it. What was `charged` for the
+        replies (by default what they tell) is added to the payer's spending in the same commit, so the two never disagree.
         """
         if not entries:
             return
@@ -210,20 +216,20 @@ class Journal:
             self._connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", answers)
             self._connection.executemany(ADD_FAILURE, failures)
             if payer is not None:
-                self._connection.execute(ADD_SPENDING, {**payer._asdict(), **_sum(entries)})
+                self._connection.execute(ADD_SPENDING, {**payer._asdict(), **asdict(charged or _told(entries))})
 
     def spent(self, run: str) -> dict[Payer, Spend]:
-        """What a run has spent so far, in all its starts, by purpose and teacher."""
+        """What a run has spent so far, in all its starts, by purpose and teacher, as it was charged."""
         with self._lock, self._told():
             rows = self._connection.execute(
-                "SELECT run, purpose, teacher, answers, failures, prompt_tokens, completion_tokens, cost_usd, unpriced, requests "
-                "FROM spending WHERE run = ?",
+                "SELECT run, purpose, teacher, answers, failures, prompt_tokens, completion_tokens, cost_usd, unpriced, "
+                "requests, estimated FROM spending WHERE run = ?",
                 (run,),
             ).fetchall()
         return {Payer(*row[:3]): Spend(*row[3:]) for row in rows}
 
     def spend(self) -> Spend:
-        """What all answers and failures in this file cost, whoever asked for them."""
+        """What all answers and failures in this file cost by what their replies tell, whoever asked for them."""
         with self._lock, self._told():
             good = self._connection.execute(f"SELECT {SPEND} FROM answers").fetchone()
             bad = self._connection.execute(f"SELECT {SPEND} FROM failures").fetchone()
@@ -279,18 +285,19 @@ class Journal:
             ) from None
 
 
-def _sum(entries: Sequence[Entry]) -> dict[str, Any]:
+def _told(entries: Sequence[Entry]) -> Spend:
+    """What replies tell of their cost."""
     replies = [entry.reply for entry in entries]
     failures = sum(reply.error is not None for reply in replies)
-    return {
-        "answers": len(replies) - failures,
-        "failures": failures,
-        "requests": sum(reply.attempts for reply in replies),
-        "prompt_tokens": sum(reply.prompt_tokens or 0 for reply in replies),
-        "completion_tokens": sum(reply.completion_tokens or 0 for reply in replies),
-        "cost_usd": sum(reply.cost_usd or 0.0 for reply in replies),
-        "unpriced": sum(reply.cost_usd is None for reply in replies),
-    }
+    return Spend(
+        answers=len(replies) - failures,
+        failures=failures,
+        prompt_tokens=sum(reply.prompt_tokens or 0 for reply in replies),
+        completion_tokens=sum(reply.completion_tokens or 0 for reply in replies),
+        cost_usd=sum(reply.cost_usd or 0.0 for reply in replies),
+        unpriced=sum(reply.cost_usd is None for reply in replies),
+        requests=sum(reply.attempts for reply in replies),
+    )
 
 
 def _explained(path: Path, error: sqlite3.DatabaseError) -> PotstillError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
@@ -140,11 +140,16 @@ class Request:
 
 
 WITHOUT_NONE = ("logprobs", "label_probabilities")
+STOPPED = "stopped"
+"""The finish reason of a request that the end of the asking left without an answer: its row is as if it was never asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What came back for one request. `error` is set, and `text` is empty, when no usable answer came.
+
+    Tokens are those that are known; `cost_usd` is 0 for a request that was refused before any work, and None as soon as a part
+    of it is unknown.
 
     `logprobs` holds one [bytes in hex, log-probability, [[bytes in hex, log-probability], ...]] for each token of `text`,
     the likeliest alternatives first; `label_probabilities` what a teacher gives to each label of a closed set.
@@ -166,6 +171,27 @@ class Reply:
         return {
             name: value for name, value in row.items() if value is not None or name not in ("logprobs", "label_probabilities")
         }
+
+
+def summed(before: Reply, last: Reply) -> Reply:
+    """The last reply with what both took: known tokens are added, and an unknown cost stays unknown.
+
+    >>> both = summed(Reply("", "error", 3, 4, 0.5, error="blank"), Reply("yes", "stop", 3, 1, None))
+    >>> both.text, both.attempts, both.prompt_tokens, both.completion_tokens, both.cost_usd
+    ('yes', 2, 6, 5, None)
+    """
+    costs = (before.cost_usd, last.cost_usd)
+    return replace(
+        last,
+        attempts=before.attempts + last.attempts,
+        prompt_tokens=_sum(before.prompt_tokens, last.prompt_tokens),
+        completion_tokens=_sum(before.completion_tokens, last.completion_tokens),
+        cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
+    )
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None and other is None else (one or 0) + (other or 0)
 
 
 class Signal(enum.IntEnum):

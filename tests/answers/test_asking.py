@@ -204,7 +204,7 @@ def test_several_teachers_are_asked_in_one_round_and_each_pays_for_itself(tmp_pa
         ask_all(askings, journal)
         ask_all([Asking(Counting(name="one", fails=("c",)), map(once, _requests("abc")), lambda _: None, payers[0])], journal)
         spent = journal.spent("run")
-    assert spent[payers[0]] == Spend(2, 1, 2, 4, 1.0, 1, 3)
+    assert spent[payers[0]] == Spend(2, 1, 2 + 41, 4 + 256, 1.0, 1, 3, 1), "nobody told what the failure took"
     assert spent[payers[1]] == Spend(2, 0, 2, 4, 1.0, 0, 2)
 
 

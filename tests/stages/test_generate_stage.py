@@ -66,7 +66,7 @@ def test_rows_without_gold_are_asked_and_gold_is_kept(tmp_path: Path) -> None:
         "train-2": ("wait", "teacher"),
     }
     assert _answers(folder, "validation_answers.jsonl") == {"validation-0": ("wait", "teacher")}
-    spent = {"answers": 3, "failures": 0, "requests": 3, "prompt_tokens": 5, "completion_tokens": 3, "cost_usd": 0.0}
+    spent = {"answers": 3, "failures": 0, "requests": 3, "prompt_tokens": 5, "completion_tokens": 3, "cost_usd": 0.0, "estimated": 0}
     assert folder.state()["spend"] == spent
     events = {row["event"] for row in read_rows(folder.path / "events.jsonl")}
     assert {"progress", "spend"} <= events

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from potstill.errors import PotstillError
+from potstill.types import Reply
 from potstill.wire.batch_ledger import Ledger, Row
 
 SERVICE = "https://api.example.com/v1/batches"
@@ -49,9 +50,9 @@ def test_what_could_not_be_used_is_free_again_and_its_cost_is_remembered(tmp_pat
             ledger.intend(SERVICE, token, None, ["a"])
             ledger.keep(token, [("a", "nothing")])
             ledger.end(token)
-            ledger.free({"a": cost})
-        assert ledger.rows(["a"])["a"] == Row(None, None, 2, 0.75)
-        ledger.free({"a": None})  # an unknown price stays unknown
+            ledger.free({"a": Reply("", "stop", 10, 5, cost)})
+        assert ledger.rows(["a"])["a"] == Row(None, None, 2, 0.75, 20, 10)
+        ledger.free({"a": Reply("", "stop")})  # an unknown price stays unknown
         assert ledger.rows(["a"])["a"].cost_usd is None
         ledger.forget(["a"])
         assert ledger.rows(["a"])["a"] == Row()

@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from chat_server import ANSWER_FAULTS, TRANSPORT_FAULTS, Chaos, ChatServer
 from potstill.contracts import Requests
 from potstill.errors import TeacherError
 from potstill.plugins import load_plugin
-from potstill.types import Message, Reply, Request
+from potstill.types import STOPPED, Message, Reply, Request
 
 
 def _teacher(*urls: str, **fields: Any) -> Any:
@@ -152,12 +152,82 @@ def test_the_budget_is_asked_before_each_repeated_attempt() -> None:
     assert reply.error == "HTTP 500: oops"
 
 
-def test_costs_of_all_attempts_are_one() -> None:
-    with ChatServer(faults={"dear one": ["blank", "500", "blank"]}) as server:
+class Watched(Requests):
+    """Remembers what the teacher tells of each attempt."""
+
+    def __init__(self, questions: Iterable[str]) -> None:
+        super().__init__(Request(question, (Message("user", question),)) for question in questions)
+        self.told: dict[str, list[Reply]] = {}
+        self.back: list[str] = []
+        self.stop: Callable[[], None] = lambda: None
+
+    def ended(self, request: Request, attempt: Reply) -> None:
+        self.told.setdefault(request.example_id, []).append(attempt)
+
+    def give_back(self, request: Request) -> None:
+        self.back.append(request.example_id)
+
+    def when_stopped(self, do: Callable[[], None]) -> None:
+        self.stop = do
+
+
+def test_costs_and_tokens_of_all_attempts_are_one() -> None:
+    with ChatServer(faults={"dear one": ["blank", "503", "blank"]}) as server:
         teacher = _teacher(server.url, input_per_million=1e6, output_per_million=1e6)
         reply = _ask(teacher, ["dear one"])["dear one"]
     assert (reply.attempts, reply.error) == (4, None)
-    assert reply.cost_usd == pytest.approx((0 + 2) * 2 + (2 + 2)), "two blanks of two tokens, one answer of four"
+    assert (reply.prompt_tokens, reply.completion_tokens) == (2, 6), "two blanks of two tokens, one answer of two and two"
+    assert reply.cost_usd == pytest.approx(2 + 6)
+
+
+FREE = ("429", "429 soon", "503", "overloaded", "400", "404")
+UNKNOWN = ("500", "half", "half a body", "reset", "html", "string", "error with 200", "no usage", "slow")
+
+
+@pytest.mark.parametrize("fault", [*FREE, *UNKNOWN])
+def test_only_what_was_refused_before_any_work_is_free(fault: str) -> None:
+    requests = Watched(["good", "row"])
+    with ChatServer(faults={"row": [fault]}) as server:
+        fields = {"max_concurrency": 1, "max_attempts": 1, "timeout_s": 0.5, "input_per_million": 1e6, "output_per_million": 1e6}
+        reply = _ask(_teacher(server.url, **fields), requests)["row"]
+    (attempt,) = requests.told["row"][:1]
+    if fault in FREE:
+        assert (attempt.cost_usd, attempt.completion_tokens) == (0.0, None)
+    else:
+        assert (attempt.cost_usd, attempt.completion_tokens, reply.cost_usd) == (None, None, None)
+
+
+def test_no_connection_is_free() -> None:
+    requests = Watched(["row"])
+    with pytest.raises(TeacherError, match="no connection"):
+        _ask(_teacher(_free_url(), max_attempts=2), requests)
+    assert {attempt.cost_usd for attempt in requests.told["row"]} == {0.0}
+
+
+def test_a_time_out_stays_unknown_whatever_follows() -> None:
+    requests = Watched(["row"])
+    with ChatServer(faults={"row": ["429 soon", "slow"]}) as server:
+        teacher = _teacher(server.url, timeout_s=0.5, input_per_million=1.0, output_per_million=1.0)
+        reply = _ask(teacher, requests)["row"]
+    assert (reply.text, reply.attempts, reply.completion_tokens, reply.cost_usd) == ("ROW", 3, 2, None)
+    costs = [attempt.cost_usd for attempt in requests.told["row"]]
+    assert costs == [0.0, None, pytest.approx(3e-6)]
+
+
+def test_after_a_stop_what_is_under_way_arrives_and_what_waits_is_not_sent() -> None:
+    class Stopping(Watched):
+        def ended(self, request: Request, attempt: Reply) -> None:
+            super().ended(request, attempt)
+            if request.example_id == "broken":
+                self.stop()
+
+    requests = Stopping(["slow", "broken", *map(str, range(20))])
+    with ChatServer(faults={"slow": ["slow"], "broken": ["always 500"]}, delay_s=0.01) as server:
+        replies = _ask(_teacher(server.url, max_concurrency=2), requests)
+        assert replies["slow"].text == "SLOW"
+        assert (replies["broken"].finish_reason, replies["broken"].attempts) == (STOPPED, 1)
+        assert server.asked.total() == sum(reply.attempts for reply in replies.values()) < 10
+    assert not set(requests.back) & set(server.asked)
 
 
 def test_requests_that_follow_answers_are_waited_for_and_a_stop_is_not() -> None:

@@ -63,3 +63,27 @@ def test_the_key_is_in_nothing_that_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         reader.body(HttpAnswer(400, {}, said), has_answered=True)
     for secret in ("plain-looking", "abcdef123", "abc.def"):
         assert secret not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "url", "said", "is_free"),
+    [
+        (429, "http://x/v1", "slow down", True),
+        (503, "http://x/v1", "overloaded", True),
+        (529, "http://x/v1", "overloaded", True),
+        (404, "http://x/v1", "no", True),
+        (409, "http://x/v1", "conflict", True),
+        (408, "http://x/v1", "time-out", False),
+        (500, "http://x/v1", "oops", False),
+        (502, "http://x/v1", "bad gateway", False),
+        (413, "http://x/v1", "too large", True),
+        (400, "http://x/v1", "maximum context length", True),
+        (400, "https://one.openai.azure.com/openai/v1", "maximum context length", False),
+        (400, "http://x/v1", "content management policy", False),
+    ],
+)
+def test_only_what_was_refused_before_any_work_is_free(status: int, url: str, said: str, is_free: bool) -> None:
+    with pytest.raises((PassingError, RowError)) as fault:
+        FaultReader(url, Credential(None)).body(HttpAnswer(status, {}, said.encode()), has_answered=True)
+    assert isinstance(fault.value, PassingError | RowError)
+    assert fault.value.is_free is is_free

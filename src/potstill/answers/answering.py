@@ -17,8 +17,9 @@ from ..contracts import Candidate, Case, Check, Choice, Combiner, Finding, Room,
 from ..data.rows import bare_meta
 from ..journal import Journal, Payer
 from ..types import Example, Reply, Request
-from .asking import Asking, Inquiry, ask, once, replay
+from .asking import ask, replay
 from .budget import Purse
+from .feed import Asking, Inquiry, once
 from .inquiry import Outcome, Persistence, Question, inquire
 
 ROWS_AT_ONCE = 256

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..contracts import Finding, Task, Teacher
-from ..types import Example, Message, Reply, Request
+from ..types import Example, Message, Reply, Request, summed
 
 RESAMPLED_AT = 0.7
 """The least temperature of another sample: a greedy teacher would say the same again."""
@@ -62,7 +62,7 @@ def inquire(question: Question, *, every_turn: bool = False) -> Generator[Reques
     for end in turns:
         asked = _at(example, end, said) if every_turn else example
         first, reply = yield from _patiently(question, asked)
-        spent = reply if spent is None else _summed(spent, reply)
+        spent = reply if spent is None else summed(spent, reply)
         if reply.error is not None or end == turns[-1] or question.refuse(asked, reply) is not None:
             break
         said.append(reply.text)
@@ -131,7 +131,7 @@ def _patiently(question: Question, example: Example) -> Generator[Request, Reply
         else:
             return first, spent
         reply = yield request
-        spent = _summed(spent, reply)
+        spent = summed(spent, reply)
 
 
 def _may_be_better(question: Question, example: Example, reply: Reply) -> bool:
@@ -139,19 +139,3 @@ def _may_be_better(question: Question, example: Example, reply: Reply) -> bool:
         return False
     finding = question.refuse(example, reply)
     return finding is not None and finding.again
-
-
-def _summed(before: Reply, last: Reply) -> Reply:
-    """The last reply with what both took; an unknown price stays unknown."""
-    costs = (before.cost_usd, last.cost_usd)
-    return replace(
-        last,
-        attempts=before.attempts + last.attempts,
-        prompt_tokens=_sum(before.prompt_tokens, last.prompt_tokens),
-        completion_tokens=_sum(before.completion_tokens, last.completion_tokens),
-        cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
-    )
-
-
-def _sum(one: int | None, other: int | None) -> int | None:
-    return None if one is None and other is None else (one or 0) + (other or 0)

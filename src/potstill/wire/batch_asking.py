@@ -19,13 +19,13 @@ import time
 import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from ..contracts import Requests
 from ..errors import TeacherError
-from ..types import Reply, Request
+from ..types import Reply, Request, summed
 from .batch_api import BatchPlan, Look, Outcome, Provider
 from .batch_ledger import Batch, Ledger, Row
 from .endpoint import FINAL
@@ -60,16 +60,18 @@ class BatchAsking:
         self._parts: deque[list[str]] = deque()
         self._standing: dict[str, list[str]] = {}
         self._done: deque[tuple[Request, Reply]] = deque()
-        self._again: Callable[[Request], bool] = lambda request: True
+        self._requests = Requests(())
+        self._stopped = asyncio.Event()
         self._refused = 0
         self._held = 0
         self._trouble_since: float | None = None
 
     async def ask(self, requests: Requests) -> AsyncGenerator[tuple[Request, Reply], None]:
         """Each request with its reply. Raises TeacherError when nothing more can be asked; what is under way stays so."""
-        self._again = requests.again
+        self._requests = requests
+        requests.when_stopped(self._stop)
         first = await anext(requests, None)
-        while first is not None or self._rows:
+        while (first is not None or self._rows) and not self._stopped.is_set():
             if first is not None:
                 self._take(first, requests)
             while self._done:
@@ -83,7 +85,19 @@ class BatchAsking:
                 first = await anext(requests, None)
             elif first is None and not (sent or came):
                 self._held = max(0, self._held - 1)
-                await asyncio.sleep(self.plan.poll_s)
+                await self._sleep(self.plan.poll_s)
+
+    def _stop(self) -> None:
+        """Nothing more is asked: the provider keeps what it has, and the ledger knows where."""
+        self._stopped.set()
+        for row in self._rows.values():
+            for request in row.requests:
+                self._requests.give_back(request)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleeps, or until nothing more is asked."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), seconds)
 
     @property
     def _has_room(self) -> bool:
@@ -121,22 +135,30 @@ class BatchAsking:
     def _settle(self, name: str, row: Row, outcome: Outcome) -> None:
         """A row has its reply, or is asked once more."""
         reply, waiting = outcome.reply, self._rows[name]
-        cost = None if reply.cost_usd is None or row.cost_usd is None else reply.cost_usd + row.cost_usd
-        reply = replace(reply, attempts=max(row.attempts, 1), cost_usd=cost)
+        before = Reply("", "", row.prompt_tokens or None, row.completion_tokens or None, row.cost_usd)
+        reply = replace(summed(before, reply), attempts=max(row.attempts, 1))
         if reply.error is not None:
             repeats = outcome.may_repeat and reply.finish_reason not in FINAL and row.attempts < self.plan.max_attempts
-            if repeats and self._again(waiting.requests[0]):
-                self.ledger.free({name: outcome.reply.cost_usd})
+            if repeats and self._may_repeat(waiting.requests[0], outcome.reply):
+                self.ledger.free({name: outcome.reply})
                 self._loose[name] = None
                 return
             self.ledger.forget([name])
         self._done.extend((request, reply) for request in waiting.requests)
         del self._rows[name]
 
+    @property
+    def _may_send(self) -> bool:
+        return not self._held and len(self._standing) < self.plan.at_once and not self._stopped.is_set()
+
+    def _may_repeat(self, request: Request, useless: Reply) -> bool:
+        self._requests.ended(request, useless)
+        return self._requests.again(request)
+
     async def _send(self) -> bool:
         """Sends what is to be sent, as far as there is room; whether anything was."""
         sent = False
-        while (self._parts or self._loose) and not self._held and len(self._standing) < self.plan.at_once:
+        while self._may_send and (self._parts or self._loose):
             names = self._parts.popleft() if self._parts else self._next_part()
             try:
                 async with self._sending():
@@ -253,7 +275,7 @@ class BatchAsking:
                 return True
             for number in range(2):
                 if number:
-                    await asyncio.sleep(min(SETTLE_S, self.plan.poll_s))
+                    await self._sleep(min(SETTLE_S, self.plan.poll_s))
                 known = self.ledger.known_ids(self.provider.name)
                 found = await self.provider.find(batch, known, lambda name: self._is_in(batch, name))
                 if found.provider_id is not None:
@@ -298,7 +320,7 @@ class BatchAsking:
                 f"{self.provider.name} has not answered for {now - self._trouble_since:,.0f} s, the last time: {fault}; batches "
                 "under way stay so, run again to go on"
             )
-        await asyncio.sleep(min(max(fault.wait_s or 0.0, self.plan.poll_s), SETTLE_S * 6))
+        await self._sleep(min(max(fault.wait_s or 0.0, self.plan.poll_s), SETTLE_S * 6))
 
     @asynccontextmanager
     async def _sending(self) -> AsyncIterator[None]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ..errors import PotstillError
+from ..types import Reply
 
 BUSY_TIMEOUT_MS = 60_000
 KEPT_DAYS = 30
@@ -39,6 +40,10 @@ MIGRATIONS = (
         key TEXT PRIMARY KEY, token TEXT, attempts INTEGER NOT NULL DEFAULT 0, cost_usd REAL DEFAULT 0, result TEXT
     );
     CREATE INDEX rows_of_a_batch ON rows (token);
+    """,
+    """
+    ALTER TABLE rows ADD COLUMN prompt_tokens INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE rows ADD COLUMN completion_tokens INTEGER NOT NULL DEFAULT 0;
     """,
 )
 
@@ -60,13 +65,16 @@ class Batch:
 class Row:
     """Where a row stands: in the batch `token`, answered by `result`, or in neither: free.
 
-    `attempts` counts how often it was sent, this time included; `cost_usd` is what answers that could not be used cost.
+    `attempts` counts how often it was sent, this time included; the cost and the tokens are those of answers that could not be
+    used.
     """
 
     token: str | None = None
     result: str | None = None
     attempts: int = 0
     cost_usd: float | None = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 class Ledger:
@@ -97,7 +105,8 @@ class Ledger:
             for start in range(0, len(wanted), IN_ONE_QUERY):
                 part = wanted[start : start + IN_ONE_QUERY]
                 marks = ",".join("?" * len(part))
-                query = f"SELECT key, token, result, attempts, cost_usd FROM rows WHERE key IN ({marks})"
+                columns = "key, token, result, attempts, cost_usd, prompt_tokens, completion_tokens"
+                query = f"SELECT {columns} FROM rows WHERE key IN ({marks})"
                 found.update((row[0], Row(*row[1:])) for row in self._connection.execute(query, part))
         return found
 
@@ -155,12 +164,16 @@ class Ledger:
             self._connection.execute("UPDATE rows SET token = NULL WHERE token = ? AND result IS NULL", (token,))
             self._connection.execute("UPDATE batches SET is_over = 1 WHERE token = ?", (token,))
 
-    def free(self, costs: Mapping[str, float | None]) -> None:
+    def free(self, replies: Mapping[str, Reply]) -> None:
         """These rows' results cannot be used: they may be asked again, and what was paid for them is remembered."""
         with self._told(), self._transaction():
             self._connection.executemany(
-                "UPDATE rows SET token = NULL, result = NULL, cost_usd = cost_usd + ? WHERE key = ?",
-                [(cost, name) for name, cost in costs.items()],
+                "UPDATE rows SET token = NULL, result = NULL, cost_usd = cost_usd + ?, prompt_tokens = prompt_tokens + ?, "
+                "completion_tokens = completion_tokens + ? WHERE key = ?",
+                [
+                    (reply.cost_usd, reply.prompt_tokens or 0, reply.completion_tokens or 0, name)
+                    for name, reply in replies.items()
+                ],
             )
 
     def forget(self, keys: Iterable[str]) -> None:

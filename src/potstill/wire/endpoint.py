@@ -3,7 +3,8 @@
     async with open_session(service) as session, Endpoint(session, service) as endpoint:
         reply = await endpoint.ask(Question(body, key), read)
 
-What cannot get better (`http_faults`) is `fatal`: nothing more is asked, and what is under way may still arrive.
+What cannot get better (`http_faults`) is `fatal`: nothing more is asked, and what is under way may still arrive. `stop` does
+the same for a reason of ours.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import aiohttp
 from yarl import URL
 
 from ..errors import TeacherError
-from ..types import Reply
+from ..types import STOPPED, Reply, summed
 from .credentials import Credential
 from .http_faults import FaultReader, HttpAnswer, PassingError, RateLimitError, RowError, SlowError, UnreachableError
 from .limits import Limits, Needs
@@ -97,6 +98,21 @@ class Question:
     idempotency_key: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one row's asking has to do with others: what it `needs` of the limits, and its money.
+
+    `ended` is told what each attempt took by itself, and then `again` says whether there may be another.
+    """
+
+    needs: Needs = NO_NEEDS
+    ended: Callable[[Reply], None] = lambda _: None
+    again: Callable[[], bool] = lambda: True
+
+
+ANY_ROW = Row()
+
+
 class Endpoint:
     """One service, as many rows ask it at the same time."""
 
@@ -121,42 +137,48 @@ class Endpoint:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.pool.close()
 
-    async def ask(
-        self, question: Question, read: ReadReply, again: Callable[[], bool] = lambda: True, needs: Needs = NO_NEEDS
-    ) -> Reply | None:
-        """The reply, one with `error` when this row failed, or None when `fatal` left it unasked.
+    async def ask(self, question: Question, read: ReadReply, row: Row = ANY_ROW) -> Reply | None:
+        """The reply, one with `error` when this row failed, or None when it was never sent, as nothing more is asked.
 
-        `read` turns the JSON body into a Reply; one with `error` is asked for again, except after a FINAL finish reason, and
-        as long as `again` says that the row may be sent once more. `attempts` and `cost_usd` are those of all attempts.
+        `read` turns the JSON body into a Reply; one with `error` is asked for again, except after a FINAL finish reason.
+        Attempts, tokens and cost are those of all attempts; the cost is None where that of one is not known. The finish
+        reason is STOPPED where the end of the asking left the row without an answer.
         """
-        attempts, worn, answers = 0, 0.0, 0
-        cost: float | None = 0.0
+        worn, answers = 0.0, 0
+        total: Reply | None = None
         place: Place | None = None
         while True:
-            turn = await self.pool.turn(needs, avoid=place)
+            turn = await self.pool.turn(row.needs, avoid=place)
             if turn is None:
-                return None
+                return _cut_short(total)
             place, start = turn.place, time.perf_counter()
-            attempts += 1
             try:
                 reply, fault = await self._attempt(turn, question, read, answers)
             except TeacherError as error:
                 self._give_up(error)
-                return None
+                reply, fault = Reply("", STOPPED, cost_usd=0.0, error=str(error)), None
             finally:
                 self.pool.back(turn)
-            cost = None if cost is None or reply.cost_usd is None else cost + reply.cost_usd
-            reply = replace(reply, attempts=attempts, cost_usd=cost, latency_s=round(time.perf_counter() - start, 4))
+            row.ended(reply)
+            total = reply if total is None else summed(total, reply)
+            total = replace(total, latency_s=round(time.perf_counter() - start, 4))
             if reply.error is None:
                 self._answered_once, self._failed_in_a_row = True, 0
-                return reply
+                return total
             answers += fault is None
             worn += fault.counts if isinstance(fault, PassingError) else 1.0
             is_of_row = isinstance(fault, RowError) or reply.finish_reason in FINAL
-            if is_of_row or worn >= self.patience.max_attempts or not again():
-                return self._failed(reply, is_of_row=is_of_row)
+            if self.pool.is_stopped and not is_of_row:
+                return _cut_short(total)
+            if is_of_row or worn >= self.patience.max_attempts or not row.again():
+                return self._failed(total, is_of_row=is_of_row)
             if not (isinstance(fault, UnreachableError) or (isinstance(fault, PassingError) and fault.wait_s)):
                 await self._sleep(self.patience.pause(max(1, int(worn))))
+
+    def stop(self) -> None:
+        """Nothing more is asked; what is under way may still arrive."""
+        self._stopped.set()
+        self.pool.stop()
 
     async def _attempt(
         self, turn: Turn, question: Question, read: ReadReply, answers: int
@@ -168,10 +190,10 @@ class Endpoint:
             headers = answer.headers
             reply = read(self._readers[turn.place.base_url].body(answer, has_answered=turn.place.has_answered))
         except RowError as fault:
-            return Reply("", fault.reason, cost_usd=0.0, error=str(fault)), fault
+            return Reply("", fault.reason, cost_usd=0.0 if fault.is_free else None, error=str(fault)), fault
         except PassingError as fault:
             self._heed(turn, fault, headers)
-            return Reply("", "error", cost_usd=0.0, error=str(fault)), fault
+            return Reply("", "error", cost_usd=0.0 if fault.is_free else None, error=str(fault)), fault
         if reply.error is None:
             used = (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)
             self.pool.answered(turn, headers, used or None)
@@ -245,8 +267,7 @@ class Endpoint:
 
     def _give_up(self, error: TeacherError) -> None:
         self.fatal = self.fatal or error
-        self._stopped.set()
-        self.pool.stop()
+        self.stop()
 
     async def _sleep(self, seconds: float) -> None:
         """Sleeps, or until the whole job gives up."""
@@ -254,3 +275,8 @@ class Endpoint:
             await asyncio.wait_for(self._stopped.wait(), seconds)
         except TimeoutError:
             return
+
+
+def _cut_short(so_far: Reply | None) -> Reply | None:
+    """What a row has come to whose asking ends; its cost counts."""
+    return None if so_far is None else replace(so_far, text="", finish_reason=STOPPED)

@@ -33,7 +33,7 @@ from yarl import URL
 from ..contracts import Requests
 from ..types import Reply, Request
 from .credentials import Credential, key_reference
-from .endpoint import LOOPBACK, Endpoint, Question, Service, open_session, plain_urls
+from .endpoint import LOOPBACK, Endpoint, Question, Row, Service, open_session, plain_urls
 from .limits import Limits, Needs
 from .pool import Patience
 
@@ -99,7 +99,7 @@ async def ask_all(
 
     `question` makes the body that is POSTed. `read` turns the JSON object that came back into a Reply; where it sets `error`
     the request is asked again, within max_attempts and as `requests.again` allows. Raises TeacherError at the end, after
-    everything that could still arrive, when nothing more can be asked.
+    everything that could still arrive, when nothing more can be asked; what was not sent by then is given back.
     """
     async with open_session(service) as session, Endpoint(session, service) as endpoint:
         asking = _Asking(endpoint, requests, question, read)
@@ -128,6 +128,7 @@ class _Asking:
         self._running: set[asyncio.Task[None]] = set()
         self._fault: BaseException | None = None
         self._taking = self._start(self._take_all())
+        requests.when_stopped(endpoint.stop)
 
     async def close(self) -> None:
         """Stops what still runs; raises what went wrong in it."""
@@ -141,7 +142,7 @@ class _Asking:
         while True:
             await self.open.acquire()
             await self.endpoint.pool.room()
-            if self.endpoint.fatal is not None:
+            if self.endpoint.pool.is_stopped:
                 return
             request = self.requests.take()
             if request is None:
@@ -154,12 +155,15 @@ class _Asking:
     async def _answer(self, request: Request) -> None:
         characters = sum(len(message.content) for message in request.messages)
         needs = Needs(characters * self._tokens / self._characters, request.sampling.max_tokens)
-        again = partial(self.requests.again, request)
-        reply = await self.endpoint.ask(self.question(request), partial(self.read, request), again, needs)
-        if reply is not None:
-            if reply.prompt_tokens:
-                self._tokens, self._characters = self._tokens + reply.prompt_tokens, self._characters + characters
-            self.arrived.put_nowait((request, reply))
+        row = Row(needs, partial(self.requests.ended, request), partial(self.requests.again, request))
+        reply = await self.endpoint.ask(self.question(request), partial(self.read, request), row)
+        if reply is None:
+            self.requests.give_back(request)
+            self.open.release()
+            return
+        if reply.prompt_tokens and reply.attempts == 1:
+            self._tokens, self._characters = self._tokens + reply.prompt_tokens, self._characters + characters
+        self.arrived.put_nowait((request, reply))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -172,9 +176,10 @@ class _Asking:
         fault = None if task.cancelled() else task.exception()
         if fault is not None:
             self._fault = self._fault or fault
+            self.endpoint.stop()
         rows = self._running - {self._taking}
-        waits_in_vain = self.endpoint.fatal is not None  # the taking, for what only an answer would bring
-        if fault is not None or (not rows and (waits_in_vain or self._taking.done())):
+        waits_in_vain = self.endpoint.pool.is_stopped  # the taking, for what only an answer would bring
+        if not rows and (waits_in_vain or self._taking.done()):
             self.arrived.put_nowait(None)
 
 

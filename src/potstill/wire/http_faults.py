@@ -17,8 +17,12 @@ from .credentials import Credential
 from .limits import retry_after
 
 RETRIED = frozenset({408, 409, 425})
+UNWORKED = frozenset({404, 405, 409, 425})
+"""Refused before any work, so never billed; a 408 or a 500 may have worked first."""
 BUSY = frozenset({429, 503, 529})
 """Too Many Requests, Service Unavailable, and Anthropic's overloaded."""
+AZURE = ".azure.com"
+"""Bills a 400 for a filtered prompt or too long an input, as it has worked on it ("Plan to manage costs for Azure OpenAI")."""
 SHOWN_CHARACTERS = 200
 KEY_LIKE = re.compile(r"\b(sk|hf|gsk|key|xai)[-_][-_A-Za-z0-9*]{6,}|Bearer \S+")
 
@@ -55,6 +59,8 @@ class PassingError(Exception):
     """How much of an attempt it counts for the row."""
     is_overload: ClassVar[bool] = False
     """Whether fewer requests at a time would help."""
+    is_free: ClassVar[bool] = False
+    """Whether it costs nothing for certain, as no work was begun; else what it costs is not known."""
 
     def __init__(self, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
@@ -72,6 +78,7 @@ class BusyError(PassingError):
 
     counts = 0.25
     is_overload = True
+    is_free = True
 
 
 class RateLimitError(BusyError):
@@ -82,14 +89,22 @@ class UnreachableError(PassingError):
     """Nobody took the connection."""
 
     counts = 0.25
+    is_free = True
+
+
+class RefusedError(PassingError):
+    """Refused before any work was begun."""
+
+    is_free = True
 
 
 class RowError(Exception):
-    """The endpoint refuses this row; asking again would not help. `reason` is a finish reason."""
+    """The endpoint refuses this row; asking again would not help. `reason` is a finish reason, `is_free` as in PassingError."""
 
-    def __init__(self, told: str, reason: str = "error") -> None:
+    def __init__(self, told: str, reason: str = "error", *, is_free: bool = True) -> None:
         super().__init__(told)
         self.reason = reason
+        self.is_free = is_free
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +166,10 @@ class FaultReader:
         if status in BUSY:
             return (RateLimitError if status == 429 else BusyError)(told, retry_after(answer.headers))
         if status in RETRIED or status >= 500 or status in (404, 405):
-            return PassingError(told, retry_after(answer.headers))
-        return RowError(told, "content_filter" if _has(said, FILTERED) else "error")
+            return (RefusedError if status in UNWORKED else PassingError)(told, retry_after(answer.headers))
+        is_filtered = _has(said, FILTERED)
+        may_be_billed = is_filtered or (status == 400 and AZURE in self.url)
+        return RowError(told, "content_filter" if is_filtered else "error", is_free=not may_be_billed)
 
     def _of_the_job(self, said: str) -> TeacherError | None:
         if _has(said, NO_CREDIT):
