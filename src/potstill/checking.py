@@ -15,14 +15,16 @@ from .architectures import architecture_of, writes_text
 from .bill import budget_text, models_asked, unpriced_models
 from .catalog import retired_on
 from .classifier import classifier_architecture, longest_text
-from .contracts import Teacher
+from .contracts import LayerLoss, Teacher
 from .errors import JobError, ModelError
 from .estimates import Estimate, SplitSurvey, Tokens, count_tokens, estimate, parameters_of, size_text, survey
+from .insides import examine_config
 from .job import Job
 from .lessons import longest_row
 from .page.numbers import dollars
 from .rendering import load_tokenizer, prompt_ids, tokenizer_problems, vocabulary_difference
 from .student import load_config
+from .transfer import layer_problem, pairs_of
 from .types import Message, Signal
 
 FEW_TEST_ROWS = 100
@@ -196,6 +198,7 @@ def _teacher(job: Job, teacher: Teacher, student: PreTrainedTokenizerBase | None
         yield Finding("problem", "teacher", f"{place} holds no safetensors weights; convert it to safetensors")
     if tokenizer is not None and student is not None and not job.labels:
         yield from _vocabularies(job, tokenizer, student)
+        yield from _layers(job, teacher)
 
 
 def _vocabularies(job: Job, teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> Iterator[Finding]:
@@ -214,6 +217,27 @@ def _vocabularies(job: Job, teacher: PreTrainedTokenizerBase, student: PreTraine
         yield Finding("problem", "vocabularies", f"{text} is impossible, cross_entropy works: train: {{losses: [cross_entropy]}}")
     else:
         yield Finding("ok", "vocabularies", f"they differ ({difference}); cross_entropy, which needs text alone, works")
+
+
+def _layers(job: Job, teacher: Teacher) -> Iterator[Finding]:
+    """Losses on layers against how both models are built, which their configurations say."""
+    losses = [loss for loss in job.train.losses if isinstance(loss, LayerLoss)]
+    if not losses:
+        return
+    try:
+        own = examine_config(load_config(job.student.model, **_student_loading(job)), job.student.trust_remote_code)
+        other = examine_config(
+            load_config(str(teacher.local_model()), **teacher.loading()), bool(teacher.loading().get("trust_remote_code"))
+        )
+    except ModelError as error:
+        yield Finding("problem", "layers", str(error))
+        return
+    for loss in losses:
+        problem = layer_problem(loss, own, other)
+        said = ", ".join(f"{pair.student} from {pair.teacher}" for pair in pairs_of(loss, own, other)) if problem is None else ""
+        yield Finding(
+            "problem" if problem else "ok", f"layers of {loss.kind}", problem or f"the student's {said} of the teacher's"
+        )
 
 
 def _losses(job: Job) -> Iterator[Finding]:

@@ -233,13 +233,14 @@ def _held_out_shares(job: Job) -> Iterator[float]:
 
 
 def _memory(job: Job, size: int | None) -> int | None:
-    """Weights, gradients and optimizer of the student; a live teacher's weights beside them. Activations come on top."""
+    """Weights, gradients and optimizer of the student; beside them a teacher's that stays. Activations come on top."""
     if size is None:
         return None
     trained = size * (TRAINING_BYTES if job.student.adaptation == "full" else 4)
     place = job.teacher.local_model()
     teacher = (parameters_of(place) or 0) * 4 if place else 0
-    return trained + teacher if job.train.signals == "live" else max(trained, teacher)
+    stays = job.train.signals == "live" or any(loss.needs == Signal.HIDDEN for loss in job.train.losses)
+    return trained + teacher if stays else max(trained, teacher)
 
 
 def _disk(job: Job, size: int | None, target_tokens: int) -> int | None:
@@ -247,7 +248,7 @@ def _disk(job: Job, size: int | None, target_tokens: int) -> int | None:
     if size is None:
         return None
     models = size * (TRAINING_BYTES * CHECKPOINTS_KEPT + 4 * (2 if job.evaluate.control else 1) + 2 * len(job.exports))
-    captured = job.train.signals == "captured" and any(loss.needs > Signal.TEXT for loss in job.train.losses)
+    captured = job.train.signals == "captured" and any(Signal.TEXT < loss.needs < Signal.HIDDEN for loss in job.train.losses)
     return models + (target_tokens * job.train.top_k * TOPK_BYTES if captured else 0)
 
 

@@ -76,7 +76,7 @@ def _watch_outputs(body: nn.Module, places: Collection[Place], seen: dict[Place,
     def keep(module: nn.Module, args: Any, output: Any) -> None:
         del module, args
         for inside, layer in places:
-            given = getattr(output, OUTPUTS[inside]) or ()
+            given = getattr(output, OUTPUTS[inside], None) or ()
             found = dict(enumerate(given, start=0 if inside == "hidden" else 1)).get(layer)
             if found is not None:  # hybrid models have layers without attention
                 seen[inside, layer] = found
@@ -98,11 +98,11 @@ def examine(model: nn.Module) -> Build:
     config = inner.config.get_text_config()
     found = projections(model)
     widths: dict[Inside, int] = {inside: source.width for inside, source in found[0].items()} if found else {}
-    depth, width, heads = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
-    return Build(type(inner).__name__, int(depth), int(width), int(heads), widths)
+    heads = int(getattr(config, "num_attention_heads", None) or 0)  # Mamba has none, and hidden states all the same
+    return Build(type(inner).__name__, int(config.num_hidden_layers), int(config.hidden_size), heads, widths)
 
 
-def examine_config(config: PretrainedConfig, *, trust_remote_code: bool = False) -> Build:
+def examine_config(config: PretrainedConfig, trust_remote_code: bool = False) -> Build:
     """The same without weights: the model is laid out on torch's meta device, which holds no numbers."""
     with torch.device("meta"):
         model: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
@@ -113,12 +113,12 @@ def projections(model: nn.Module) -> list[dict[Inside, Source]]:
     """Each layer's three sources; [] where a layer does not have exactly one of each, or they are of different widths."""
     inner = causal_model(model)
     config = inner.config.get_text_config()
-    queries = (
-        int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads) * config.num_attention_heads
-    )
-    found = [
-        _sources(block, FUSED.get(config.model_type), queries) for block in _blocks(inner.base_model, config.num_hidden_layers)
-    ]
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads:
+        return []
+    queries = int(getattr(config, "head_dim", None) or config.hidden_size // heads) * int(heads)
+    blocks = _blocks(inner.base_model, config.num_hidden_layers)
+    found = [_sources(block, FUSED.get(config.model_type), queries) for block in blocks]
     kinds = {tuple(sorted((inside, source.width) for inside, source in one.items())) for one in found}
     whole = len(kinds) == 1 and len(found[0]) == 3 and found[0]["queries"].width == queries
     return found if whole else []

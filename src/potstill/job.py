@@ -32,6 +32,7 @@ SECRET_NAME = re.compile(
     r"(x[-_])?api[-_]?key|(proxy[-_])?authorization|((access|auth|bearer|refresh)[-_]?)?token|(client[-_]?)?secret|password", re.I
 )
 SECRET = re.compile(r"\b(Bearer [A-Za-z0-9._~+/-]{8,}|sk-[A-Za-z0-9_-]{8,}|hf_[A-Za-z0-9]{16,}|AKIA[0-9A-Z]{12,})")
+NEEDED = {signal: f"{signal.name.lower()} log-probabilities" for signal in Signal} | {Signal.HIDDEN: "hidden states"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -153,9 +154,14 @@ class Job(Settings):
             for teacher in self.teachers:
                 if loss.needs > teacher.gives:
                     raise ValueError(
-                        f"train.losses: {loss.kind} needs {loss.needs.name.lower()} log-probabilities, and the teacher "
+                        f"train.losses: {loss.kind} needs {NEEDED[loss.needs]}, and the teacher "
                         f"{teacher.kind} gives {teacher.gives.name.lower()} only; use cross_entropy, or a local teacher"
                     )
+            if loss.needs == Signal.HIDDEN and self.more_teachers:
+                raise ValueError(
+                    f"train.losses: {loss.kind} compares the student's layers with one teacher's, and this job has "
+                    f"{len(self.teachers)} teachers; name one, or use losses on log-probabilities, which are mixed"
+                )
         for teacher in self.teachers:
             if teacher.adapt is not None and teacher.local_model() is None:
                 raise ValueError(f"teacher.adapt trains weights on this machine; the teacher {teacher.kind} has none here")

@@ -68,7 +68,7 @@ def test_the_identity_is_the_content_wherever_the_folder_lies(teacher_folder: Pa
 
 def test_it_gives_everything_and_names_its_weights(teacher_folder: Path) -> None:
     teacher = _teacher(teacher_folder)
-    assert teacher.gives == Signal.FULL
+    assert teacher.gives == Signal.HIDDEN
     assert teacher.local_model() == str(teacher_folder)
     assert teacher.problems() == []
 

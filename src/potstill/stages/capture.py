@@ -16,7 +16,7 @@ from ..types import Example, Signal
 
 
 def inputs(job: Job) -> Any:
-    needs = [loss.kind for loss in job.train.losses if loss.needs > Signal.TEXT]
+    needs = [loss.kind for loss in job.train.losses if Signal.TEXT < loss.needs < Signal.HIDDEN]
     if not needs or job.train.signals == "live":
         return None
     if job.labels:

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..batches import Row
-from ..errors import JobFailedError
+from ..errors import JobError, JobFailedError
 from ..heads import scores_labels
 from ..job import Job
 from ..labels import SoftLabels
@@ -19,10 +19,11 @@ from ..objective import Signals
 from ..plugins import load_plugin
 from ..progress import Progress
 from ..pupil import Pupil, label_teachers, pupil_of
-from ..runfolder import RunFolder
-from ..student import copy_model
-from ..teacher_signals import SignalShape, StoredSignals, capture, live_signals, open_store
+from ..runfolder import RunFolder, fingerprint
+from ..student import copy_model, load_model
+from ..teacher_signals import LiveSignals, SignalShape, StoredSignals, capture, live_signals, open_store, vocabulary_problem
 from ..training import Training, train
+from ..transfer import TeacherInsides
 from ..types import Lesson, Signal
 
 
@@ -88,7 +89,9 @@ def _taught(job: Job, training: Training, pupil: Pupil, lessons: Sequence[Lesson
     if all(loss.needs == Signal.TEXT for loss in job.train.losses):
         return training
     if not job.labels:
-        return replace(training, signals=_signals(job, folder, pupil.tokenizer, training.rows))
+        on_cells = any(Signal.TEXT < loss.needs < Signal.HIDDEN for loss in job.train.losses)
+        signals = _signals(job, folder, pupil.tokenizer, training.rows) if on_cells else None
+        return _shown(job, replace(training, signals=signals), pupil)
     teachers, scored = label_teachers(job, folder), {}
     if scores_labels(job.teachers):
         with Progress(folder, "capture", len(lessons)) as bar:  # nothing to do, unless the scores were deleted since
@@ -96,6 +99,19 @@ def _taught(job: Job, training: Training, pupil: Pupil, lessons: Sequence[Lesson
         scored = teachers.softened(job.train.temperature)
     signals = pupil.label_signals(lessons, SoftLabels(job.task, job.train.temperature, scored))
     return replace(training, signals=signals, told=signals.digest())
+
+
+def _shown(job: Job, training: Training, pupil: Pupil) -> Training:
+    """The training with the teacher in memory, where losses compare layers with it; live signals are of the same model."""
+    if all(loss.needs < Signal.HIDDEN for loss in job.train.losses):
+        return training
+    (teacher,) = job.teachers_for(training.folder)
+    if (problem := vocabulary_problem(teacher, pupil.tokenizer)) is not None:
+        raise JobError(problem)
+    live = training.signals
+    model = live.model if isinstance(live, LiveSignals) else load_model(str(teacher.local_model()), **teacher.loading())
+    told = fingerprint(dict(teacher.identity()))
+    return replace(training, insides=TeacherInsides(model, job.train.precision), told=told)
 
 
 def _signals(job: Job, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Signals:

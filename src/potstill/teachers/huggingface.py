@@ -26,9 +26,9 @@ SORTED_TOGETHER = 2048
 
 
 class HuggingFace(Teacher):
-    """Any causal language model in a local folder or on the hub; gives every token's probabilities."""
+    """Any causal language model in a local folder or on the hub; gives every token's probabilities and hidden states."""
 
-    gives: ClassVar[Signal] = Signal.FULL
+    gives: ClassVar[Signal] = Signal.HIDDEN
     model: str = Field(description="folder, or hub id")
     revision: str | None = Field(default=None, description="the hub's branch, tag or commit")
     trust_remote_code: bool = Field(default=False, description="run code that comes with the checkpoint")
