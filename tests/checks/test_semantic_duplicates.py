@@ -166,3 +166,18 @@ def test_a_model_that_is_none_is_told_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no encoder could be loaded from"):
         watch(tmp_path, missing).look([row("a", "Hi")])
     assert watch(tmp_path, missing).look([]) == []
+
+
+def test_a_relative_folder_starts_at_the_job_files_folder(encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "encoder").symlink_to(encoder)
+    monkeypatch.chdir(tmp_path)
+    for model in ("encoder", "./encoder"):
+        check = load_plugin("checks", {"kind": "semantic_duplicates", "model": model}, tmp_path / "job")
+        assert check.model == str(Path(encoder).resolve())
+        assert check.problems((), load_plugin("tasks", "nli")) == []
+        assert load_plugin("checks", check.model_dump(mode="json")) == check, "a resolved job runs from anywhere"
+    hub = load_plugin("checks", {"kind": "semantic_duplicates", "model": "sentence-transformers/all-MiniLM-L6-v2"}, tmp_path)
+    assert hub.model == "sentence-transformers/all-MiniLM-L6-v2"
+    missing = load_plugin("checks", {"kind": "semantic_duplicates", "model": "./encoder"}, tmp_path)
+    assert str(tmp_path / "encoder") in missing.problems((), load_plugin("tasks", "nli"))[0], "said where it was looked for"

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
@@ -48,7 +48,9 @@ class SemanticDuplicates(Check):
     the rows before it: for a million of 384 dimensions, comparing takes about as long as encoding.
     """
 
-    model: str = Field(description="an encoder such as sentence-transformers/all-MiniLM-L6-v2: folder, or hub id")
+    model: str = Field(
+        description="an encoder such as sentence-transformers/all-MiniLM-L6-v2: folder from the job file's, or hub id"
+    )
     alike: float = Field(default=0.95, gt=0, le=1, description="least cosine of two prompts that mean the same")
     compare: Literal["both", "prompt"] = Field(default="both", description="whether the answers must agree too")
     pooling: Literal["mean", "first"] | None = Field(
@@ -56,6 +58,12 @@ class SemanticDuplicates(Check):
         description="how token vectors become one: their mean, or the first; default: as the model's files say, else mean",
     )
     prefix: str = Field(default="", description="put before every text, for encoders that were trained so ('query: ')")
+
+    @field_validator("model")
+    @classmethod
+    def _from_the_jobs_folder(cls, value: str, info: ValidationInfo) -> str:
+        place = Path((info.context or {}).get("folder") or Path.cwd()) / Path(value).expanduser()
+        return str(place.resolve()) if place.is_dir() or value.startswith((".", "/", "~")) else value
 
     @override
     def problems(self, teachers: Sequence[Teacher], task: Task) -> list[str]:
