@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from .errors import ModelError
+from .packing import pack
 from .rendering import answer_ids, prompt_ids
 from .types import Message
 
@@ -110,27 +111,20 @@ def encode(samples: Iterable[Sample], tokenizer: PreTrainedTokenizerBase, max_le
 
 
 def make_batches(rows: Sequence[Row], numbers: Sequence[int], *, token_budget: int, packing: bool, pad_id: int) -> list[Batch]:
-    """The numbered rows as batches of at most `token_budget` positions (a longer row stands alone).
+    """The numbered rows as batches of at most `token_budget` positions, padding included (a longer row stands alone).
 
-    Packed by first fit, longest first, into lines as long as the longest row: attention stays short, and little is padding.
+    Packed, lines are as long as the longest row: attention stays short, and little is padding. Either way lines of like
+    length share a batch, which is as wide as its own longest: short lines are many to a batch.
     """
     if not numbers:
         return []
-    order = sorted(numbers, key=lambda number: -rows[number].length)
-    longest = rows[order[0]].length
-    lines: list[list[int]] = []
-    room: list[int] = []
-    for number in order:
-        length = rows[number].length
-        place = next((i for i, free in enumerate(room) if free >= length), None) if packing else None
-        if place is None:
-            lines.append([number])
-            room.append(longest - length)
-        else:
-            lines[place].append(number)
-            room[place] -= length
-    per_batch = max(1, token_budget // longest)
-    return [_batch(rows, lines[start : start + per_batch], pad_id) for start in range(0, len(lines), per_batch)]
+    lengths = [rows[number].length for number in numbers]
+    if packing:
+        lines = [[numbers[place] for place in line] for line in pack(lengths, max(lengths))]
+    else:
+        lines = [[number] for number in numbers]
+    lines.sort(key=lambda line: -_width(rows, line))
+    return _batches(rows, lines, token_budget, pad_id)
 
 
 def batches_as_asked(batch: Batch, rows: Sequence[Row], token_budget: int) -> list[Batch]:
@@ -139,13 +133,30 @@ def batches_as_asked(batch: Batch, rows: Sequence[Row], token_budget: int) -> li
     if all(rows[number].asked is None for number in batch.numbers):
         return [batch]
     seen = [rows[number].as_asked() for number in batch.numbers]
-    per_batch = max(1, token_budget // max(row.length for row in seen))
-    lines = [[place] for place in range(len(seen))]
-    return [_batch(seen, lines[start : start + per_batch], pad_id=0) for start in range(0, len(lines), per_batch)]
+    return _batches(seen, [[place] for place in range(len(seen))], token_budget, pad_id=0)
+
+
+def _batches(rows: Sequence[Row], lines: Sequence[Sequence[int]], token_budget: int, pad_id: int) -> list[Batch]:
+    """Neighbouring lines together, as many as fit into the budget at the width of the widest among them."""
+    groups: list[list[Sequence[int]]] = []
+    widest = 0
+    for line in lines:
+        width = _width(rows, line)
+        if groups and (len(groups[-1]) + 1) * max(widest, width) <= token_budget:
+            groups[-1].append(line)
+            widest = max(widest, width)
+        else:
+            groups.append([line])
+            widest = width
+    return [_batch(rows, group, pad_id) for group in groups]
+
+
+def _width(rows: Sequence[Row], line: Sequence[int]) -> int:
+    return sum(rows[number].length for number in line)
 
 
 def _batch(rows: Sequence[Row], lines: Sequence[Sequence[int]], pad_id: int) -> Batch:
-    width = max(sum(rows[number].length for number in line) for line in lines)
+    width = max(_width(rows, line) for line in lines)
     input_ids = np.full((len(lines), width), pad_id, dtype=np.int64)
     positions = np.zeros((len(lines), width), dtype=np.int64)
     at: list[npt.NDArray[np.int64]] = []
