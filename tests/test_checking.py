@@ -1,4 +1,4 @@
-"""What a check says of money: every model that will be asked has a price where dollars are capped, and a cap is in words."""
+"""What a check says of money and of losses on layers, before anything is spent."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from chat_server import ChatServer
+from conftest import save_llama
 
 from potstill.checking import Finding, check_job, refuse_problems, retirements
 from potstill.errors import JobError
@@ -71,3 +72,52 @@ def test_a_model_whose_provider_ends_it_is_a_warning_and_no_problem(tmp_path: Pa
         "the catalog says that going will not be served from 2999-01-31 on; let the job end before, or name another model",
     ]
     assert retirements(job_of(tmp_path, student_folder)) == []
+
+
+def layered(folder: Path, student: Path, weights: Path, *losses: Any, **fields: Any) -> Job:
+    local = {"kind": "huggingface", "model": str(weights)}
+    return job_of(folder, student, **{"teacher": local, "train": {"losses": list(losses)}, **fields})
+
+
+def test_losses_on_layers_are_told_with_the_layers_that_meet(tmp_path: Path, student_folder: Path, teacher_folder: Path) -> None:
+    job = layered(tmp_path, student_folder, teacher_folder, "cross_entropy", "hidden_mse", {"kind": "relation", "layers": "last"})
+    findings = check_job(job)
+    assert said(findings, "layers of hidden_mse", "ok") == ["the student's 1 from 1, 2 from 2 of the teacher's"]
+    assert said(findings, "layers of relation", "ok") == ["the student's 2 from 2 of the teacher's"]
+    assert not [text for level, _, text in findings if level == "problem"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "problem"),
+    [
+        ({"kind": "hidden_mse", "layers": [[1, 7]]}, r"the teacher LlamaModel has layers 0 to 3; each pair is"),
+        ({"kind": "hidden_cosine", "layers": "all"}, "LlamaModel has 2 layers and LlamaModel 3; use even, last, or pairs"),
+        ({"kind": "relation", "relation_heads": 7}, "relation_heads: 7, which must divide 16 and 32 and 64, the widths"),
+    ],
+)
+def test_layers_that_do_not_fit_are_a_problem_before_anything_is_asked(
+    tmp_path: Path, student_folder: Path, loss: dict[str, Any], problem: str
+) -> None:
+    teacher = save_llama(tmp_path / "deep", hidden=64, layers=3)
+    job = layered(tmp_path, student_folder, teacher, "cross_entropy", loss)
+    (text,) = said(check_job(job), f"layers of {loss['kind']}", "problem")
+    assert problem in text
+    with pytest.raises(JobError) as raised:
+        refuse_problems(job)
+    assert problem in str(raised.value)
+
+
+def test_layers_of_other_tokens_are_refused_in_the_check(tmp_path: Path, student_folder: Path) -> None:
+    teacher = save_llama(tmp_path / "other", vocab_size=300)
+    (text,) = said(check_job(layered(tmp_path, student_folder, teacher, "hidden_mse")), "vocabularies", "problem")
+    assert "hidden_mse" in text
+
+
+def test_a_loss_on_layers_needs_one_teacher_whose_weights_are_here(
+    tmp_path: Path, student_folder: Path, teacher_folder: Path
+) -> None:
+    with pytest.raises(JobError, match="hidden_mse needs hidden states, and the teacher scripted gives text only"):
+        layered(tmp_path, student_folder, teacher_folder, "hidden_mse", teacher="scripted")
+    local = {"kind": "huggingface", "model": str(teacher_folder)}
+    with pytest.raises(JobError, match=r"relation compares .* one teacher's, and this job has 2 teachers; name one"):
+        layered(tmp_path, student_folder, teacher_folder, "relation", teacher=[local, {**local, "name": "b", "temperature": 0.7}])

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import save_llama
 from torch.nn import functional
 
+from potstill.errors import JobError
 from potstill.job import Job
 from potstill.lessons import encode_lessons, read_lessons
 from potstill.rendering import load_tokenizer
@@ -68,3 +70,45 @@ def test_student_and_control_start_from_the_weighed_mean_of_all_lessons(
     assert steps["student"] != pytest.approx(total / count, abs=1e-2)
     assert (folder.model / "config.json").is_file()
     assert (folder.control / "config.json").is_file()
+
+
+def test_losses_on_layers_keep_the_teacher_in_memory_and_what_is_kept_of_it_on_the_disk(
+    teacher_folder: Path, student_folder: Path, tmp_path: Path
+) -> None:
+    """With captured log-probabilities, with live ones, and with text alone; the control never sees the teacher."""
+    for name, losses, signals in (
+        ("captured", ["cross_entropy", "forward_kl", "hidden_mse"], "captured"),
+        ("live", ["cross_entropy", "forward_kl", "hidden_mse"], "live"),
+        ("text", ["cross_entropy", "attention_kl"], "captured"),
+    ):
+        job = Job(
+            folder=tmp_path,
+            name=name,
+            task=TASK,
+            data="train.jsonl",
+            teacher={"kind": "huggingface", "model": str(teacher_folder)},
+            student=str(student_folder),
+            train={"losses": losses, "signals": signals, "batch_size": 12, "epochs": 2, "validations": 1},
+        )
+        folder = made_run(job)
+        capture.run(job, folder)
+        assert folder.signals.is_dir() == (name == "captured")
+        train.run(job, folder)
+        assert (folder.control / "config.json").is_file()
+    models = [load_model(str(tmp_path / "runs" / name / "model")) for name in ("captured", "live")]
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, other, atol=5e-5, rtol=0)
+
+
+def test_a_teacher_of_other_tokens_shows_no_layers(student_folder: Path, tmp_path: Path) -> None:
+    job = Job(
+        folder=tmp_path,
+        name="run",
+        task=TASK,
+        data="train.jsonl",
+        teacher={"kind": "huggingface", "model": str(save_llama(tmp_path / "other", vocab_size=300))},
+        student=str(student_folder),
+        train={"losses": ["cross_entropy", "hidden_mse"]},
+    )
+    with pytest.raises(JobError, match="teacher and student have different vocabularies"):
+        train.run(job, made_run(job))

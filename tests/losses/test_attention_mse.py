@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from potstill.plugins import load_plugin
+
+AVERAGED = load_plugin("losses", "attention_mse")
+MATCHED = load_plugin("losses", {"kind": "attention_mse", "heads": "matched"})
+F64 = torch.float64
+
+
+def maps(*heads: list[float]) -> torch.Tensor:
+    """One token's maps, as log-probabilities [1, A, T]."""
+    return torch.tensor([heads], dtype=F64).log()
+
+
+def test_the_value_is_that_computed_by_hand_head_by_head_and_of_the_mean_map() -> None:
+    student, teacher = maps([0.5, 0.5], [0.25, 0.75]), maps([0.5, 0.5], [0.75, 0.25])
+    assert float(MATCHED.formula(student, teacher)) == pytest.approx(0.25)  # (0 + (1/4 + 1/4)) / 2
+    assert float(AVERAGED.formula(student, teacher)) == pytest.approx(0.125)  # 2 (1/4)^2
+    assert float(AVERAGED.formula(maps([0.5, 0.5]), maps([1.0, 0.0], [0.0, 1.0], [0.2, 0.8]))) == pytest.approx(
+        0.02
+    )  # 2 (1/10)^2
+
+
+@pytest.mark.parametrize("loss", [AVERAGED, MATCHED])
+def test_keys_that_no_one_sees_add_nothing_whatever_the_line_is_long(loss: object) -> None:
+    formula = loss.formula  # type: ignore[attr-defined]
+    short, long = (maps([0.2, 0.8]), maps([0.6, 0.4])), (maps([0.2, 0.8, 0.0]), maps([0.6, 0.4, 0.0]))
+    assert float(formula(*short)) == pytest.approx(float(formula(*long))) == pytest.approx(0.32)
+    assert float(formula(maps([0.0, 1.0]), maps([1.0, 0.0]))) == pytest.approx(2.0), "the most that two maps differ"
+    nothing = torch.full((1, 2, 3), -torch.inf, dtype=F64, requires_grad=True)
+    value = formula(nothing, nothing.detach())
+    (gradient,) = torch.autograd.grad(value.sum(), nothing)
+    assert (value.item(), gradient.abs().sum().item()) == (0.0, 0.0)
