@@ -269,10 +269,11 @@ def test_a_teacher_asked_nothing_answers_nothing() -> None:
 def test_a_strangers_file_is_a_plug_in_too(tmp_path: Path) -> None:
     documented = (Path(__file__).resolve().parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
     code = documented.split("```python\n")[1].split("```")[0]
-    (tmp_path / "reverse_kl.py").write_text(code)
-    loss = load_plugin("losses", {"kind": "./reverse_kl.py", "weight": 0.5}, tmp_path)
+    (tmp_path / "hellinger.py").write_text(code)
+    loss = load_plugin("losses", {"kind": "./hellinger.py", "weight": 0.5}, tmp_path)
     teacher_NC = torch.log(torch.tensor([[0.5, 0.5]]))
-    assert float(loss.formula(torch.log(torch.tensor([[0.25, 0.75]])), teacher_NC)) == pytest.approx(0.1308, abs=1e-3)
+    by_hand = 1 - (1 / 8) ** 0.5 - (3 / 8) ** 0.5
+    assert float(loss.formula(torch.log(torch.tensor([[0.25, 0.75]])), teacher_NC)) == pytest.approx(by_hand, abs=1e-6)
 
 
 def test_the_documented_combiner_chooses(tmp_path: Path) -> None:

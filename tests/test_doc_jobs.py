@@ -15,7 +15,7 @@ LEAST = {"name": "x", "task": "math", "data": "prompts.jsonl", "teacher": "gpt-4
 
 
 def jobs() -> list[tuple[str, str]]:
-    pages = ("README.md", "docs/teacher-data.md", "docs/job.head.md")
+    pages = ("README.md", "docs/teacher-data.md", "docs/job.head.md", "docs/objectives.md")
     return [(page, block) for page in pages for block in re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)]
 
 
