@@ -46,7 +46,7 @@ def test_scores_of_ten_thousands_stay_finite() -> None:
     scores = torch.tensor([[[1e4, -1e4, 0.0]]], requires_grad=True)
     value = LOSS.formula(scores.log_softmax(-1), torch.tensor([[[-1e4, 1e4, 0.0]]]).log_softmax(-1))
     (gradient,) = torch.autograd.grad(value.sum(), scores)
-    assert float(value) == pytest.approx(2e4)
+    assert value.item() == pytest.approx(2e4)
     assert torch.isfinite(gradient).all()
 
 
