@@ -132,6 +132,7 @@ def test_builds_are_told_with_grouped_widths_and_alike_without_weights() -> None
     for family, build in builds.items():
         config = examine_config(made(family).config)
         assert (config.depth, config.width, config.num_heads, config.widths) == (3, 32, 4, build.widths)
+        assert build.without_maps == config.without_maps == ()
 
 
 def test_an_architecture_whose_projections_are_not_known_shows_none_and_its_hidden_states() -> None:
@@ -155,7 +156,7 @@ def test_what_a_model_does_not_show_is_refused_before_training() -> None:
 
 def test_a_model_without_attention_has_hidden_states_alone() -> None:
     mamba = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4)).eval()
-    assert (examine(mamba).num_heads, examine(mamba).widths) == (0, {})
+    assert (examine(mamba).num_heads, examine(mamba).widths, examine(mamba).without_maps) == (0, {}, (1, 2))
     rehearse(mamba, [("hidden", 0), ("hidden", 2)])
     with pytest.raises(JobError, match="MambaForCausalLM shows nothing for the attention of layer 1"):
         rehearse(mamba, [("attention", 1)])

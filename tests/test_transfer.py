@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,6 +67,16 @@ def test_what_does_not_fit_two_models_is_said_with_what_does(kind: str, fields: 
     assert problem is not None
     assert problem.startswith(f"train.losses: {kind} ")
     assert re.search(said, problem), problem
+
+
+def test_maps_are_asked_only_of_layers_that_make_them() -> None:
+    hybrid = replace(build(4), without_maps=(1, 3))
+    problem = layer_problem(loss("attention_kl"), build(4), hybrid)
+    assert problem is not None
+    assert "layer 1 of TestForCausalLM makes none; name layers that do" in problem
+    assert layer_problem(loss("attention_kl", layers=[[1, 2], [3, 4]]), build(4), hybrid) is None
+    assert layer_problem(loss("attention_mse", layers=[[1, 2]]), hybrid, build(4)) is not None
+    assert layer_problem(loss("hidden_mse"), build(4), hybrid) is None
 
 
 def test_an_architecture_without_known_projections_is_refused_by_its_name() -> None:

@@ -99,7 +99,9 @@ def examine(model: nn.Module) -> Build:
     found = projections(model)
     widths: dict[Inside, int] = {inside: source.width for inside, source in found[0].items()} if found else {}
     heads = int(getattr(config, "num_attention_heads", None) or 0)  # Mamba has none, and hidden states all the same
-    return Build(type(inner).__name__, int(config.num_hidden_layers), int(config.hidden_size), heads, widths)
+    blocks = enumerate(_blocks(inner.base_model, config.num_hidden_layers), start=1)
+    without = tuple(number for number, block in blocks if not _attentions(block))  # the other layers of hybrids
+    return Build(type(inner).__name__, int(config.num_hidden_layers), int(config.hidden_size), heads, widths, without)
 
 
 def examine_config(config: PretrainedConfig, trust_remote_code: bool = False) -> Build:
@@ -131,7 +133,7 @@ def prefers_eager(model: nn.Module) -> None:
 
 def attention_modules(model: nn.Module) -> list[nn.Module]:
     """The modules that make attention maps, by their class names."""
-    return [module for module in causal_model(model).modules() if "Attention" in type(module).__name__]
+    return _attentions(causal_model(model))
 
 
 @torch.no_grad()
@@ -179,6 +181,10 @@ def visible_keys(batch: Batch, ahead: bool) -> torch.Tensor:
 
 def _run(model: nn.Module, ids_BT: torch.Tensor) -> torch.Tensor:
     return hidden_states(model, ids_BT, torch.arange(ids_BT.shape[1], device=ids_BT.device)[None])
+
+
+def _attentions(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if "Attention" in type(module).__name__]
 
 
 def _blocks(body: nn.Module, depth: int) -> list[nn.Module]:

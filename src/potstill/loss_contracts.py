@@ -45,14 +45,15 @@ LAYERS = ("even", "last", "all")
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What a loss may know of a model: layers, hidden size, attention heads, and the widths of queries, keys and values, all
-    heads together ({} where it is not known how the model makes them)."""
+    """What a loss may know of a model: layers, hidden size, attention heads, the widths of queries, keys and values, all heads
+    together ({} where it is not known how the model makes them), and the layers that make no attention maps."""
 
     architecture: str
     depth: int
     width: int
     num_heads: int
     widths: Mapping[Inside, int]
+    without_maps: tuple[int, ...] = ()
 
 
 class LayerLoss(Loss):

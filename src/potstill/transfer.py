@@ -79,10 +79,16 @@ def pairs_of(loss: LayerLoss, student: Build, teacher: Build) -> list[Pair]:
 def layer_problem(loss: LayerLoss, student: Build, teacher: Build) -> str | None:
     """Why this loss is impossible between two models; None where it is possible."""
     try:
-        pairs_of(loss, student, teacher)
+        pairs = pairs_of(loss, student, teacher)
     except JobError as error:
         return str(error)
-    for build in (student, teacher):
+    for number, build in enumerate((student, teacher)):
+        bare = sorted({pair[number] for pair in pairs} & set(build.without_maps)) if "attention" in loss.looks_at() else []
+        if bare:
+            return (
+                f"train.losses: {loss.kind} compares attention maps, and layer {bare[0]} of {build.architecture} makes none; "
+                "name layers that do (layers: [[student's, teacher's], ...]), or use hidden_mse"
+            )
         missing = [inside for inside in loss.looks_at() if inside not in OUTPUTS and inside not in build.widths]
         if missing:
             return (
