@@ -46,6 +46,14 @@ def test_words_that_are_equally_likely_stand_on_the_same_side_of_the_cut() -> No
     assert float(akl().head_share(student, teacher)) == 1.0
 
 
+def test_a_head_of_thousands_of_words_is_found_too() -> None:
+    # 3,000 words of 0.6 / 3,000 each tie and hold the half between them; beside it a head of one word of 0.9.
+    teacher = logs([0.6 / 3000] * 3000 + [0.4 / 4000] * 4000 + [0.0], [0.9] + [0.1 / 6999] * 6999 + [0.0])
+    student = logs([0.0] * 7000 + [1.0], [0.0] * 7000 + [1.0])
+    # The student gives all to a word of the tail: the gaps sum to 2, the heads' to what they hold.
+    assert akl().head_share(student, teacher).tolist() == pytest.approx([0.3, 0.45])
+
+
 def test_a_sure_teacher_has_a_head_of_one_word() -> None:
     # gaps 1/2 and 1/4 + 1/4: forward ln 2, reverse 1/2 ln 1/2 + 2 * 1/4 (ln 1/4 + 30)
     value = akl().formula(logs([0.25, 0.5, 0.25]), logs([0.0, 1.0, 0.0]))

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from ..contracts import Loss
-from ..kernels.divergences import FLOOR, Floor, mixed_logp, relative_entropy, reverse_relative_entropy
+from ..kernels.divergences import FLOOR, LOG_ZERO, Floor, relative_entropy, reverse_relative_entropy
 from ..types import Signal
 
 
@@ -29,6 +29,10 @@ class JensenShannon(Loss):
             return relative_entropy(teacher_logp_NC, student_logp_NC)
         if self.beta == 1:
             return reverse_relative_entropy(student_logp_NC, teacher_logp_NC, self.floor)
-        mixture_NC = mixed_logp(teacher_logp_NC, student_logp_NC, self.beta)
-        of_teacher_N = relative_entropy(teacher_logp_NC, mixture_NC)
-        return self.beta * of_teacher_N + (1 - self.beta) * relative_entropy(student_logp_NC, mixture_NC)
+        teacher_NC, student_NC = teacher_logp_NC.clamp_min(LOG_ZERO), student_logp_NC.clamp_min(LOG_ZERO)
+        p_NC, q_NC = teacher_NC.exp(), student_NC.exp()
+        # Where both underflow the mixture counts as the least number there is; what is multiplied by p and q is then 0.
+        least = torch.finfo(p_NC.dtype).tiny
+        mixture_NC = (self.beta * p_NC + (1 - self.beta) * q_NC).clamp_min(least).log()
+        of_teacher_N = (p_NC * (teacher_NC - mixture_NC)).sum(dim=-1)
+        return self.beta * of_teacher_N + (1 - self.beta) * (q_NC * (student_NC - mixture_NC)).sum(dim=-1)
