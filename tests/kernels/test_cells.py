@@ -9,13 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from potstill.contracts import LayerLoss
 from potstill.kernels import cells as engine
 from potstill.kernels.cells import Cells, Head, Term, cell_losses, tail_logp, target_loss, teacher_cells, text_cells
-from potstill.plugins import load_plugin, plugin_kinds
+from potstill.plugins import load_plugin, plugin_class, plugin_kinds
 
 F64 = torch.float64
 KL = load_plugin("losses", "forward_kl")
-EVERY_LOSS = [info.kind for info in plugin_kinds("losses")]
+EVERY_LOSS = [info.kind for info in plugin_kinds("losses") if not issubclass(plugin_class("losses", info.kind), LayerLoss)]
 
 
 def head(weight: torch.Tensor, bias: torch.Tensor | None = None, **changes: object) -> Head:

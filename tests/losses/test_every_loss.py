@@ -11,7 +11,7 @@ from distributions import drawn, gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from potstill.contracts import Loss
+from potstill.contracts import LayerLoss, Loss
 from potstill.kernels.cells import Cells, Head, Term, cell_losses
 from potstill.plugins import load_plugin, plugin_class, plugin_kinds
 from potstill.types import Signal
@@ -28,7 +28,7 @@ MORE = [
 def on_distributions(kind: str) -> bool:
     """Whether a loss compares the two distributions over the same cells; others need text, hidden states or more."""
     chosen = plugin_class("losses", kind)
-    return issubclass(chosen, Loss) and chosen.needs == Signal.TOPK
+    return not issubclass(chosen, LayerLoss) and chosen.needs == Signal.TOPK
 
 
 KINDS = [info.kind for info in plugin_kinds("losses") if on_distributions(info.kind)]
