@@ -25,7 +25,7 @@ FLOORS: dict[float, str] = {
     2: "plugins interrupts runfolder journal data/json_rows data/table_rows statistics rendering kernels packing page "
     "architectures text/reading text/quantities text/overlap text/equivalence text/personal wire/http_faults wire/pool "
     "wire/batch_ledger text/shingles",
-    2.05: "data/rows",
+    2.05: "codec data/rows",
     2.1: "wire/endpoint data/readers signals data/splits text/lookalikes answers/novelty",
     2.2: "data/intake wire/provider_calls loss_contracts",
     3: "contracts student batches generation progress checkpoints runs speed_trial",
@@ -35,7 +35,7 @@ FLOORS: dict[float, str] = {
     "scoring measure text/rationale lessons answers/judging answers/voting",
     3.15: "transfer answers/feed",
     3.2: "heads label_scores label_answers learner objective feeding answers/invention answers/asking wire/batch_asking",
-    3.3: "answers/answering sections wire/batch_teacher",
+    3.3: "passes answers/answering sections wire/batch_teacher",
     4: "job training teacher_signals tasks teachers combiners checks losses metrics exporters compute",
     4.1: "pupil desk bill gates",
     5: "stages estimates terminal",
