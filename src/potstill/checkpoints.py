@@ -26,7 +26,7 @@ class Checkpoint(NamedTuple):
     step: int
     weights: Mapping[str, torch.Tensor]
     optimizer: dict[str, Any]
-    random_state: torch.Tensor
+    random_states: dict[str, torch.Tensor]
     counters: dict[str, Any]
 
 
@@ -37,7 +37,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, identity: str) -> None
     """
     with replaced_folder(folder / f"step-{checkpoint.step:07d}") as part:
         save_weights(part / "trained.safetensors", checkpoint.weights)
-        torch.save({"optimizer": checkpoint.optimizer, "random_state": checkpoint.random_state}, part / "optimizer.pt")
+        torch.save({"optimizer": checkpoint.optimizer, "random_states": checkpoint.random_states}, part / "optimizer.pt")
         digests = {file.name: file_digest(file) for file in part.iterdir()}
         manifest = {"step": checkpoint.step, "identity": identity, "counters": checkpoint.counters, "digests": digests}
         write_json(part / "manifest.json", manifest)
@@ -59,7 +59,7 @@ def load_newest(folder: Path, identity: str, say: Callable[[str], None]) -> Chec
             manifest = read_json(place / "manifest.json")
             state = torch.load(place / "optimizer.pt", weights_only=True)
             weights = load_file(place / "trained.safetensors")
-            return Checkpoint(manifest["step"], weights, state["optimizer"], state["random_state"], manifest["counters"])
+            return Checkpoint(manifest["step"], weights, state["optimizer"], state["random_states"], manifest["counters"])
         if fault:
             say(f"checkpoint {place} is damaged ({fault}); going on from the one before it")
     return None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .batches import Batch, Row, make_batches
+from .batches import Row
 from .checkpoints import Checkpoint, load_newest, load_weights, save_checkpoint, save_weights
 from .contracts import Loss
 from .errors import JobFailedError
@@ -27,6 +26,7 @@ from .feeding import Feed, Shuffled
 from .interrupts import deferred_interrupt
 from .learner import make_classifier, make_learner, make_optimizer
 from .objective import Objective, Signals
+from .passes import Passes, random_states_of, restore_random_states
 from .progress import Progress
 from .recipe import StudentSettings, TrainSettings, rate_at
 from .runfolder import RunFolder, fingerprint
@@ -107,9 +107,14 @@ class _Loop:
             training.insides.model if training.insides else None, settings.seed,
         )  # fmt: skip
         self.trained = {**self.learner.trained, **self.objective.own_parameters}
-        self.packing = settings.packing and not training.labels and self._keeps_rows_apart()
+        packing = settings.packing and not training.labels and self._keeps_rows_apart()
         optimizer = make_optimizer(self.trained.values(), self.learner.learning_rate, settings.weight_decay)
         self.module, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
+        self.passes = Passes(
+            self.accelerator, self.module, self.objective, settings.micro_batch_tokens,
+            int(self.learner.tokenizer.pad_token_id), packing, self.learner.bf16, training.signals, training.insides,
+            lambda message: self._event("note", message=f"{training.role}: {message}"),
+        )  # fmt: skip
         self.feed: Feed = Shuffled(training.rows, settings.batch_size, settings.seed)
         self.num_steps = training.num_steps or max(1, math.ceil(settings.epochs * self.feed.steps_per_epoch))
         self.validate_every = max(1, math.ceil(self.num_steps / settings.validations))
@@ -155,7 +160,8 @@ class _Loop:
         rate = rate_at(step, self.num_steps, self.t.settings, self.learner.learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self._gradients(rows)
+        self.module.train()
+        loss = self.passes.gradients(rows)
         norm = self.accelerator.clip_grad_norm_(self.trained.values(), self.t.settings.max_grad_norm)
         self.optimizer.step()
         seconds = time.perf_counter() - started
@@ -170,39 +176,6 @@ class _Loop:
         self._event("step", step=step + 1, steps=self.num_steps, loss=value, learning_rate=rate, gradient_norm=float(norm),
                     tokens_per_s=round(tokens_per_s, 1))  # fmt: skip
         return f"loss {value:.3f}  {tokens_per_s:,.0f} tokens/s"
-
-    def _gradients(self, rows: Sequence[Row]) -> torch.Tensor:
-        """The gradients of one step, micro-batch by micro-batch; returns the loss of this process's share."""
-        num_targets = sum(row.weighed_targets for row in rows)
-        own = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        # A process without rows of its own still joins the gradient exchange, with a share of nothing.
-        share = self.accelerator.num_processes / num_targets if own else 0.0
-        self.module.train()
-        self.optimizer.zero_grad()
-        loss = torch.zeros((), device=self.device)
-        own = own or rows[:1]
-        batches = self._batches(own)
-        for number, batch in enumerate(batches):
-            last = number == len(batches) - 1
-            sync: AbstractContextManager[None] = nullcontext() if last else self.accelerator.no_sync(self.module)
-            with sync:
-                total, _ = self._forward(batch, own)
-                self.accelerator.backward(total * share)
-            loss += total.detach() * share
-        return loss
-
-    def _batches(self, rows: Sequence[Row]) -> list[Batch]:
-        budget, pad_id = self.t.settings.micro_batch_tokens, int(self.learner.tokenizer.pad_token_id)
-        return make_batches(rows, range(len(rows)), token_budget=budget, packing=self.packing, pad_id=pad_id)
-
-    def _forward(self, batch: Batch, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
-        told = self.objective.ask(batch, rows, self.t.signals, self.t.insides)
-        with self._autocast():
-            result: tuple[torch.Tensor, torch.Tensor] = self.module(batch.to(self.device), told and told.to(self.device))
-        return result
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.learner.bf16)
 
     @torch.no_grad()
     def _validate(self, step: int) -> None:
@@ -225,16 +198,13 @@ class _Loop:
                 save_weights(self.home / "best.safetensors", self.trained)
 
     def _validation_loss(self) -> float | None:
-        total, count = 0.0, 0.0
-        for batch in self._batches(self.t.validation):
-            with self._autocast():
-                total += float(self.objective.text_loss(batch.to(self.device)))
-            count += sum(self.t.validation[number].weighed_targets for number in batch.numbers)
-        return total / count if count else None
+        count = sum(row.weighed_targets for row in self.t.validation)
+        return self.passes.text_loss(self.t.validation) / count if count else None
 
     def _save(self, step: int) -> None:
         if self.accelerator.is_main_process:
-            checkpoint = Checkpoint(step, dict(self.trained), self.optimizer.state_dict(), torch.get_rng_state(), self.counters)
+            states = random_states_of(self.device)
+            checkpoint = Checkpoint(step, dict(self.trained), self.optimizer.state_dict(), states, self.counters)
             save_checkpoint(self.home, checkpoint, self.identity)
         self.accelerator.wait_for_everyone()
 
@@ -244,7 +214,7 @@ class _Loop:
             return 0
         self._load(found.weights)
         self.optimizer.load_state_dict(found.optimizer)
-        torch.set_rng_state(found.random_state)
+        restore_random_states(found.random_states)
         self.counters = found.counters
         self._event("note", message=f"{self.t.role}: resumed at step {found.step} of {self.num_steps}")
         return found.step

@@ -1,0 +1,162 @@
+"""A step's gradients, micro-batch by micro-batch, in the memory that there is.
+
+When memory runs out, the micro-batch is halved and the step begins anew: the rows of a step, and so the result, stay the same.
+With several processes all halve together, so the gradients are exchanged only when every process has its own.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from .batches import Batch, Row, make_batches
+from .errors import JobFailedError
+from .objective import Objective, Signals
+from .transfer import TeacherInsides
+
+Result = TypeVar("Result")
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What RuntimeErrors of devices without an exception of their own say (CPU, MPS)."""
+
+
+@dataclass
+class Passes:
+    """Forward and backward passes over rows. `token_budget`, the positions of one micro-batch, falls when memory runs out;
+    `say` hears of it."""
+
+    accelerator: Accelerator
+    module: nn.Module
+    objective: Objective
+    token_budget: int
+    pad_id: int
+    packing: bool
+    bf16: bool
+    signals: Signals | None
+    insides: TeacherInsides | None
+    say: Callable[[str], None]
+
+    def gradients(self, rows: Sequence[Row]) -> torch.Tensor:
+        """Leaves the step's gradients in the parameters, and returns the loss of this process's share."""
+        num_targets = sum(row.weighed_targets for row in rows)
+        own = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+        share = self.accelerator.num_processes / num_targets
+
+        def learn() -> torch.Tensor:
+            self.module.zero_grad()
+            loss = torch.zeros((), device=self.accelerator.device)
+            for batch in self._batches(own):
+                with self.accelerator.no_sync(self.module):
+                    told = self.objective.ask(batch, own, self.signals, self.insides)
+                    with self.autocast():
+                        total, _ = self.module(batch.to(loss.device), told and told.to(loss.device))
+                    self.accelerator.backward(total * share)
+                loss += total.detach() * share
+            return loss
+
+        loss = self._in_memory(learn, own)
+        self._exchange()
+        return loss
+
+    def text_loss(self, rows: Sequence[Row]) -> float:
+        """The summed cross entropy of the rows' targets, each by its weight."""
+
+        def score() -> float:
+            total = 0.0
+            for batch in self._batches(rows):
+                with self.autocast():
+                    total += float(self.objective.text_loss(batch.to(self.accelerator.device)))
+            return total
+
+        return self._in_memory(score, rows)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def _batches(self, rows: Sequence[Row]) -> list[Batch]:
+        return make_batches(rows, range(len(rows)), token_budget=self.token_budget, packing=self.packing, pad_id=self.pad_id)
+
+    def _in_memory(self, work: Callable[[], Result], rows: Sequence[Row]) -> Result:
+        """The work's result; every time that it runs out of memory, here or in another process, the micro-batch is halved."""
+        random_states = random_states_of(self.accelerator.device)
+        while True:
+            result, fault = None, ""
+            try:
+                result = work()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                fault = str(error).splitlines()[0] if str(error) else "out of memory"
+            if not self._any_process(bool(fault)):
+                assert result is not None
+                return result
+            self._halve(rows, fault)
+            restore_random_states(random_states)
+
+    def _halve(self, rows: Sequence[Row], fault: str) -> None:
+        """After a fault here or, where there is none, in another process; raises JobFailedError when no half is left."""
+        longest = max((row.length for row in rows), default=0)
+        used = max((batch.input_ids_BT.numel() for batch in self._batches(rows)), default=0)
+        if self._any_process(bool(fault) and used <= longest):
+            raise JobFailedError(
+                f"memory ran out on one row of {longest:,} tokens ({fault or 'in another process'}); set "
+                f"train.gradient_checkpointing: true, lower student.max_length, use student.adaptation: lora, or a machine "
+                f"with more memory"
+            )
+        self.module.zero_grad()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        before = self.token_budget
+        if fault:
+            self.token_budget = max(longest, min(before, used) // 2)
+        self.say(
+            f"memory ran out ({fault or 'in another process'}) with micro-batches of {before:,} positions; they are now "
+            f"{self.token_budget:,}, with the same rows in each step (train.micro_batch_tokens)"
+        )
+
+    def _any_process(self, here: bool) -> bool:
+        if self.accelerator.num_processes == 1:
+            return here
+        flag = torch.tensor(float(here), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum") > 0)
+
+    def _exchange(self) -> None:
+        """The mean of all processes' gradients; one without rows of its own gives zeros."""
+        if self.accelerator.num_processes == 1:
+            return
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        pending = [torch.distributed.all_reduce(p.grad, async_op=True) for p in parameters]
+        for work in pending:
+            work.wait()
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad /= self.accelerator.num_processes
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch says that no memory was left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error).lower() for words in OUT_OF_MEMORY)
+
+
+def random_states_of(device: torch.device) -> dict[str, torch.Tensor]:
+    """The random generators that dropout draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    return {**states, "cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+
+
+def restore_random_states(states: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
