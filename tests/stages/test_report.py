@@ -204,6 +204,9 @@ def test_an_unknown_cost_is_unknown_and_never_zero(tmp_path: Path) -> None:
         assert unknown["total_usd"] is None
         assert unknown["says"].startswith("unknown")
         assert "$" not in unknown["says"]
+    most = report.costs([priced], {answers: Spend(cost_usd=0.25, estimated=2), evaluation: Spend(cost_usd=0.5)}, ANSWERS_CARD)
+    assert (most["says"].split(":")[0], most["total_usd"]) == ("at most $0.75", 0.75)
+    assert "2 replies" in most["says"]
 
 
 def test_a_local_teacher_is_no_charge(teacher_folder: Path) -> None:

@@ -145,11 +145,14 @@ def costs(teachers: Sequence[Teacher], spent: Mapping[Payer, Spend], answers_car
     prices = [teacher.price() for teacher in teachers]
     free = all(price.input_per_million == 0 and price.output_per_million == 0 for price in prices)
     parts = {f"{PURPOSES.get(payer.purpose, payer.purpose)}, {payer.teacher}": one.as_dict() for payer, one in spent.items()}
-    total = sum(spent.values(), Spend()).as_dict()["cost_usd"]
+    all_spent = sum(spent.values(), Spend())
+    total, estimated = all_spent.as_dict()["cost_usd"], all_spent.estimated
     if free and not total:
         says = "local, no charge" if all(teacher.local_model() for teacher in teachers) else "no charge"
     elif total is None:
         says = "unknown: the price or the tokens of some answers are not known"
+    elif estimated:
+        says = f"at most {dollars(total)}: what {estimated:,} replies took was not told, and counts as the most it can be"
     else:
         says = dollars(total)
     return {"says": says, "total_usd": total, "parts": parts, "free": free, "answers_usd": answers_card.get("cost_usd")}
