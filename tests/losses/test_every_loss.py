@@ -225,3 +225,16 @@ def test_it_takes_samples_only_where_its_gradient_is_linear_in_the_teacher(loss:
     assert loss.takes_samples <= linear, "a sampled teacher would bias the gradient"
     if loss.kind in {"forward_kl", "reverse_kl", "skew_kl", "skew_reverse_kl", "total_variation"}:
         assert loss.takes_samples == linear
+
+
+@every
+def test_minimising_it_brings_the_student_to_the_teacher(loss: Loss) -> None:
+    scores, teacher = drawn(4, 6, 1.0, 0).requires_grad_(), drawn(4, 6, 1.0, 1).log_softmax(-1)
+    optimizer = torch.optim.Adam([scores], lr=0.1)
+    falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=400)
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss.formula(scores.log_softmax(-1), teacher).sum().backward()
+        optimizer.step()
+        falling.step()
+    torch.testing.assert_close(scores.detach().softmax(-1), teacher.exp(), rtol=0.0, atol=2e-3)
