@@ -68,6 +68,8 @@ def test_probabilities_of_labels_make_the_losses_soft(tmp_path: Path, bert_folde
     two = [{**SCRIPTED, "name": "a"}, {**SCRIPTED, "name": "b"}]
     assert kinds(job(tmp_path, student, teacher=two)) == SOFT
     assert kinds(job(tmp_path, student, teacher=two, combine="best_of")) == [("cross_entropy", 1.0)]
+    route = {"kind": "route", "rules": [{"min_words": 9, "teacher": "a"}], "default": "b"}
+    assert kinds(job(tmp_path, student, teacher=two, combine=route)) == [("cross_entropy", 1.0)]
 
 
 @pytest.mark.parametrize(

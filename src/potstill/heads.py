@@ -36,8 +36,9 @@ def head_problem(student: StudentSettings, task: Task, train: TrainSettings) -> 
 def tells_labels(teachers: Sequence[Teacher], samples: int, combiner: Combiner | None) -> bool:
     """Whether the job's teachers tell more of a row's labels than one text: scores of weights that are here, probabilities that
     a server gives, or votes of several answers."""
-    several = (len(teachers) > 1 or samples > 1) and (combiner is None or combiner.answers_vote)
-    return scores_labels(teachers) or any(one.gives_label_probabilities for one in teachers) or several
+    asks_all = combiner is None or type(combiner).asks is Combiner.asks  # one that chooses whom to ask (route) may ask one alone
+    votes = (samples > 1 or (len(teachers) > 1 and asks_all)) and (combiner is None or combiner.answers_vote)
+    return votes or scores_labels(teachers) or any(one.gives_label_probabilities for one in teachers)
 
 
 def scores_labels(teachers: Sequence[Teacher]) -> bool:
