@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from potstill.errors import JobFailedError, PotstillError
-from potstill.journal import Entry, Journal, key, keys
+from potstill.journal import Entry, Journal, Payer, Spend, key, keys
 from potstill.types import Message, Reply, Request, Sampling
 
 IDENTITY = {"kind": "openai_api", "base_url": "http://127.0.0.1/v1", "model": "big", "extra": {}}
@@ -60,6 +60,35 @@ def test_a_failure_is_counted_and_never_returned_as_an_answer(tmp_path: Path) ->
         assert {reply.text for reply in known.values()} == {"B", "C"}
         spend = journal.spend()
     assert (spend.answers, spend.failures, spend.prompt_tokens, spend.cost_usd, spend.unpriced) == (2, 1, 7, 1.5, 1)
+
+
+PAYER = Payer("run", "generate", "big")
+
+
+def test_what_was_charged_is_what_the_payer_has_spent_and_outlives_the_process(tmp_path: Path) -> None:
+    charged = Spend(1, 0, 100, 50, 0.6, 0, 2, 1)
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        journal.put(IDENTITY, [Entry(_request(), Reply("no usage", attempts=2))], PAYER, charged)
+        journal.put(IDENTITY, [Entry(_request("Ho"), Reply("told", "stop", 3, 4, 0.25))], PAYER)
+        assert journal.spent("another run") == {}
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        assert journal.spent("run") == {PAYER: charged + Spend(1, 0, 3, 4, 0.25, 0, 1, 0)}
+        assert journal.spent("run")[PAYER].as_dict() == {
+            "answers": 2, "failures": 0, "requests": 3, "prompt_tokens": 103, "completion_tokens": 54, "cost_usd": 0.85,
+            "estimated": 1,
+        }  # fmt: skip
+
+
+def test_a_journal_of_an_older_version_keeps_its_answers_and_its_spending(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with Journal(path) as journal:
+        journal.put(IDENTITY, [Entry(_request(), Reply("old", "stop", 3, 4, 0.25))], PAYER)
+        journal._connection.execute("ALTER TABLE spending DROP COLUMN estimated")
+        journal._connection.execute("PRAGMA user_version=2")
+    with Journal(path) as journal:
+        journal.put(IDENTITY, [Entry(_request("Ho"), Reply("new", "stop", 3, 4, 0.25))], PAYER, Spend(1, estimated=1))
+        assert journal.spent("run") == {PAYER: Spend(2, 0, 3, 4, 0.25, 0, 1, 1)}
+        assert len(journal.get([key(IDENTITY, _request()), key(IDENTITY, _request("Ho"))])) == 2
 
 
 def test_the_first_answer_stays(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -8,13 +10,13 @@ from typing import Any
 
 import pytest
 from chat_server import ChatServer
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
-from potstill.answers.asking import PENDING, Asked, Asking, Inquiry, once, replay
+from potstill.answers.asking import MOST_UNRECORDED, PENDING, Asked, Asking, Inquiry, once, replay
 from potstill.answers.asking import ask as ask_all
 from potstill.answers.budget import Budget, BudgetError, Purse
 from potstill.contracts import Requests, Teacher
-from potstill.errors import TeacherError
+from potstill.errors import PotstillError, TeacherError
 from potstill.journal import Journal, Payer, Spend
 from potstill.plugins import load_plugin
 from potstill.types import Message, Reply, Request, Sampling
@@ -265,3 +267,145 @@ def test_two_teachers_asked_the_same_hold_their_own_money() -> None:
     assert not purse.reserve(request, one)
     purse.settle(request, Reply("A"), two)
     assert (purse.under_way.requests, purse.spent.requests) == (0, 2)
+
+
+class Waiting(Counting):
+    """Has `at_once` requests under way, whose answers come when the gate opens; it stops in order."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    gate: threading.Event = Field(default_factory=threading.Event)
+    at_once: int = 3
+
+    async def answers(self, requests: Requests) -> AsyncIterator[tuple[Request, Reply]]:
+        under_way: list[Request] = []
+        while len(under_way) < self.at_once and (request := requests.take()) is not None:
+            self.asked.append(request.messages[-1].content)
+            under_way.append(request)
+        while not self.gate.is_set():
+            await asyncio.sleep(0.01)
+        for request in under_way:
+            yield request, Reply(request.messages[-1].content.upper(), prompt_tokens=1, completion_tokens=2, cost_usd=0.5)
+        async for pair in super().answers(requests):
+            yield pair
+
+
+class Failing(Counting):
+    """Cannot be asked at all, and lets the answers of another go on their way as it says so."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    opens: threading.Event = Field(default_factory=threading.Event)
+
+    async def answers(self, requests: Requests) -> AsyncIterator[tuple[Request, Reply]]:
+        requests.take()
+        await asyncio.sleep(0.05)
+        requests.when_stopped(self.opens.set)
+        raise TeacherError("no credit left")
+        yield  # it is a generator
+
+
+def test_the_fault_of_one_teacher_lets_what_is_under_way_at_another_arrive_and_asks_nothing_new(tmp_path: Path) -> None:
+    slow = Waiting(name="slow")
+    payer = Payer("run", "generate", "slow")
+    used: list[str] = []
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        askings: list[Asking[Any]] = [
+            Asking(slow, map(once, _requests("abcdefgh")), lambda pair: used.append(pair[1].text), payer),
+            Asking(Failing(name="failing", opens=slow.gate), map(once, _requests("abc")), lambda _: None),
+        ]
+        with pytest.raises(TeacherError, match=r"^no credit left$"):
+            ask_all(askings, journal)
+        assert slow.asked == list("abc")
+        assert used == ["A", "B", "C"]
+        assert journal.spent("run")[payer] == Spend(3, 0, 3, 6, 1.5, 0, 3)
+        texts = [reply and reply.text for _, reply in recorded(slow, _requests("abcd"), journal)]
+    assert texts == ["A", "B", "C", None]
+
+
+def test_where_several_reasons_meet_the_budget_is_named_last(tmp_path: Path) -> None:
+    class Hungry(Counting):
+        """Wants to send its request again and again."""
+
+        async def answers(self, requests: Requests) -> AsyncIterator[tuple[Request, Reply]]:
+            async for request in requests:
+                while requests.again(request):
+                    pass
+                yield request, Reply("", "error", attempts=5, error="HTTP 500")
+
+    for order in (1, -1):
+        with Journal(tmp_path / f"journal{order}.sqlite") as journal:
+            askings = [
+                Asking(Hungry(name="hungry"), map(once, _requests("ab")), lambda _: None),
+                Asking(Failing(name="failing"), map(once, _requests("abc")), lambda _: None),
+            ][::order]
+            with pytest.raises(TeacherError, match=r"^no credit left; and the budget is used up \(budget.max_requests=6\)"):
+                ask_all(askings, journal, Purse(Budget(max_requests=6), Spend()))
+
+
+def test_a_budget_that_one_teacher_meets_stops_no_other_under_way(tmp_path: Path) -> None:
+    class Dear(Counting):
+        def price(self) -> Any:
+            return self
+
+        def cost(self, prompt_tokens: int | None, completion_tokens: int | None) -> float:
+            return 100.0
+
+    class Cheap(Dear):
+        def cost(self, prompt_tokens: int | None, completion_tokens: int | None) -> float:
+            return 0.5
+
+    cheap = Cheap(name="cheap")
+    askings = [Asking(one, map(once, _requests("abcd")), lambda _: None) for one in (Dear(name="dear"), cheap)]
+    with Journal(tmp_path / "journal.sqlite") as journal, pytest.raises(BudgetError, match=r"budget\.max_cost_usd=10"):
+        ask_all(askings, journal, Purse(Budget(max_cost_usd=10.0), Spend()))
+    assert cheap.asked == list("abcd")
+
+
+def _locked(path: Path) -> sqlite3.Connection:
+    """A disk that takes no writes until this is closed."""
+    lock = sqlite3.connect(path, isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    return lock
+
+
+def _until_it_stays(count: Callable[[], int]) -> int:
+    """A count that has begun and no longer grows."""
+    seen = [-1] * 20
+    while len(set(seen)) > 1 or seen[0] < 1:
+        seen = [*seen[1:], count()]
+        time.sleep(0.02)
+    return seen[0]
+
+
+def test_a_teacher_is_not_listened_to_while_too_much_waits_for_the_disk(tmp_path: Path) -> None:
+    teacher = Counting()
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        lock = _locked(journal.path)
+        asking = threading.Thread(target=ask, args=(teacher, _requests(map(str, range(2000))), journal))
+        asking.start()
+        most = _until_it_stays(lambda: len(teacher.asked))
+        lock.close()
+        asking.join(60)
+    assert most == MOST_UNRECORDED + 1, "the one that is more cannot be handed on"
+    assert len(teacher.asked) == 2000
+
+
+def test_a_server_is_not_asked_for_more_than_the_disk_takes(tmp_path: Path) -> None:
+    with ChatServer() as server, Journal(tmp_path / "journal.sqlite") as journal:
+        fields = {"kind": "openai_api", "base_url": server.url, "model": "big", "max_concurrency": 4}
+        lock = _locked(journal.path)
+        asking = threading.Thread(target=ask, args=(load_plugin("teachers", fields), _requests(map(str, range(50))), journal))
+        asking.start()
+        most = _until_it_stays(server.asked.total)
+        lock.close()
+        asking.join(60)
+    assert most == 2 * 4
+    assert server.asked == {str(n): 1 for n in range(50)}
+
+
+def test_a_journal_that_cannot_be_written_stops_the_asking_with_its_own_words(tmp_path: Path) -> None:
+    teacher = Counting()
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        journal._connection.execute("PRAGMA query_only=1")
+        with pytest.raises(PotstillError, match="cannot be written"):
+            ask(teacher, _requests(map(str, range(5000))), journal)
+    assert len(teacher.asked) < 5000
