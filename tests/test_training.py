@@ -233,26 +233,27 @@ def test_every_answer_token_is_a_target_once_and_prompts_never(student_folder: P
 
 def test_captured_and_live_signals_give_the_same_weights(teacher_folder: Path, student_folder: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(str(teacher_folder))
-    shape = SignalShape(top_k=16, temperature=2.0, token_budget=512)
+    shape = SignalShape(top_k=16, temperature=2.0, token_budget=512, draws=50)
     num_words = max(tokenizer.get_vocab().values()) + 1
     losses = (load_plugin("losses", {"kind": "cross_entropy", "weight": 0.25}), load_plugin("losses", "forward_kl"))
     base = training(student_folder, tmp_path / "live", temperature=2.0)
     live = LiveSignals(load_model(str(teacher_folder)), num_words, shape)
     train(replace(base, losses=losses, signals=live))
-    store = SignalStore(tmp_path / "signals", {"teacher": "t"}, top_k=16, num_words=num_words)
+    store = SignalStore(tmp_path / "signals", {"teacher": "t"}, draws=50, num_words=num_words)
     teacher = load_plugin("teachers", {"kind": "huggingface", "model": str(teacher_folder)})
     with Progress(RunFolder(tmp_path / "x"), "capture", 20) as bar:
         assert capture(teacher, tokenizer, base.rows, store, shape, bar) == 20
-        again = SignalStore(tmp_path / "signals", {"teacher": "t"}, top_k=16, num_words=num_words)
+        again = SignalStore(tmp_path / "signals", {"teacher": "t"}, draws=50, num_words=num_words)
         assert capture(teacher, tokenizer, base.rows, again, shape, bar) == 0
     kept = training(student_folder, tmp_path / "kept", temperature=2.0)
     train(replace(kept, losses=losses, signals=StoredSignals(again)))
     assert largest_gap(weights(tmp_path / "live"), weights(tmp_path / "kept")) < 2e-5
 
 
-def test_lora_trains_little_and_the_merged_model_says_the_same(student_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("adaptation", ["lora", "dora"])
+def test_adapters_train_little_and_the_merged_model_says_the_same(student_folder: Path, tmp_path: Path, adaptation: str) -> None:
     base = training(student_folder, tmp_path)
-    lora = StudentSettings(model=str(student_folder), adaptation="lora", lora={"rank": 4, "alpha": 8})  # type: ignore[arg-type]
+    lora = StudentSettings(model=str(student_folder), adaptation=adaptation, lora={"rank": 4, "alpha": 8})  # type: ignore[arg-type]
     done = train(replace(base, student=lora))
     assert done.learning_rate == 1e-3
     before, after = load_model(str(student_folder)), load_model(str(tmp_path / "run" / "model"))

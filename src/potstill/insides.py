@@ -22,7 +22,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from .batches import Batch
 from .contracts import Build, Inside
 from .errors import JobError
-from .student import causal_model, hidden_states
+from .student import causal_model, hidden_states, layers_of
 
 Place = tuple[Inside, int]
 """What is looked at, and in which layer."""
@@ -99,7 +99,7 @@ def examine(model: nn.Module) -> Build:
     found = projections(model)
     widths: dict[Inside, int] = {inside: source.width for inside, source in found[0].items()} if found else {}
     heads = int(getattr(config, "num_attention_heads", None) or 0)  # Mamba has none, and hidden states all the same
-    blocks = enumerate(_blocks(inner.base_model, config.num_hidden_layers), start=1)
+    blocks = enumerate(layers_of(inner.base_model, config.num_hidden_layers), start=1)
     without = tuple(number for number, block in blocks if not _attentions(block))  # the other layers of hybrids
     return Build(type(inner).__name__, int(config.num_hidden_layers), int(config.hidden_size), heads, widths, without)
 
@@ -119,7 +119,7 @@ def projections(model: nn.Module) -> list[dict[Inside, Source]]:
     if not heads:
         return []
     queries = int(getattr(config, "head_dim", None) or config.hidden_size // heads) * int(heads)
-    blocks = _blocks(inner.base_model, config.num_hidden_layers)
+    blocks = layers_of(inner.base_model, config.num_hidden_layers)
     found = [_sources(block, FUSED.get(config.model_type), queries) for block in blocks]
     kinds = {tuple(sorted((inside, source.width) for inside, source in one.items())) for one in found}
     whole = len(kinds) == 1 and len(found[0]) == 3 and found[0]["queries"].width == queries
@@ -185,12 +185,6 @@ def _run(model: nn.Module, ids_BT: torch.Tensor) -> torch.Tensor:
 
 def _attentions(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if "Attention" in type(module).__name__]
-
-
-def _blocks(body: nn.Module, depth: int) -> list[nn.Module]:
-    """The layers of a model: its first list of so many modules."""
-    lists = (module for module in body.modules() if isinstance(module, nn.ModuleList) and len(module) == depth)
-    return list(next(lists, nn.ModuleList()))
 
 
 def _sources(block: nn.Module, fused: str | None, queries: int) -> dict[Inside, Source]:

@@ -11,9 +11,10 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .classifier import body_projections, head_modules, load_classifier
+from .errors import ModelError
 from .recipe import StudentSettings, TrainSettings, default_learning_rate, uses_bf16
 from .rendering import load_tokenizer
-from .student import LoraShape, add_lora, count_parameters, keeps_packed_rows_apart, load_model
+from .student import LoraShape, add_lora, causal_model, count_parameters, keeps_packed_rows_apart, layers_of, load_model
 
 BETAS = (0.9, 0.95)
 """Language models' usual ones: 0.999 remembers a thousand steps, which is longer than most distillations last."""
@@ -49,8 +50,9 @@ def make_learner(student: StudentSettings, settings: TrainSettings, device: torc
     if settings.gradient_checkpointing:
         enable: Any = model.gradient_checkpointing_enable
         enable()
-    if student.adaptation == "lora":
-        model = add_lora(model, LoraShape(**student.lora.model_dump()))
+    if student.adaptation != "full":
+        model = add_lora(model, _lora_shape(student))
+    freeze(model, student)
     num_words = int(max(tokenizer.get_vocab().values())) + 1
     return Learner(model, tokenizer, num_words, learning_rate, bf16, keeps_rows_apart)
 
@@ -66,12 +68,31 @@ def make_classifier(student: StudentSettings, settings: TrainSettings, device: t
     if settings.gradient_checkpointing:
         enable: Any = model.gradient_checkpointing_enable
         enable()
-    if student.adaptation == "lora":
-        shape = LoraShape(**student.lora.model_dump())
+    if student.adaptation != "full":
+        shape = _lora_shape(student)
         if shape.target_modules == ("all-linear",):
             shape = shape._replace(target_modules=tuple(body_projections(model)))
         model = add_lora(model, shape, heads=head_modules(model))
+    freeze(model, student)
     return Learner(model, tokenizer, len(labels), learning_rate, bf16, keeps_rows_apart=False, labels=labels)
+
+
+def _lora_shape(student: StudentSettings) -> LoraShape:
+    return LoraShape(**student.lora.model_dump(), magnitudes=student.adaptation == "dora")
+
+
+def freeze(model: PreTrainedModel, student: StudentSettings) -> None:
+    """Leaves out of the training what the job wants left as it is; raises ModelError where the model has fewer layers."""
+    inner = causal_model(model)
+    if student.freeze_embeddings:
+        inner.get_input_embeddings().requires_grad_(False)
+    layers = layers_of(inner, inner.config.get_text_config().num_hidden_layers)
+    if student.freeze_layers > len(layers):
+        raise ModelError(f"student.freeze_layers is {student.freeze_layers}, and the model has {len(layers)} layers")
+    for layer in layers[: student.freeze_layers]:
+        layer.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError("nothing is left to be trained; lower student.freeze_layers, or train the embeddings")
 
 
 def make_optimizer(trained: Iterable[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:

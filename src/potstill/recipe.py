@@ -14,6 +14,7 @@ from .architectures import stored_config, writes_text
 from .contracts import Loss
 from .plugins import load_plugin
 from .runfolder import folder_digest
+from .types import Signal
 
 WIDTH_WORTH_BF16 = 256
 """On a CPU with bf16 products, a step is 1.2 times faster at hidden size 256 and 1.7 at 512 (docs/log.md, 2026-11-22)."""
@@ -38,7 +39,7 @@ def job_folder(info: ValidationInfo) -> Path:
 
 
 class LoraSettings(Settings):
-    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685)."""
+    """Low-rank adaptation (LoRA: Hu et al. 2021, arXiv 2106.09685; DoRA: Liu et al. 2024, arXiv 2402.09353)."""
 
     rank: int = Field(default=64, ge=1)
     alpha: int = Field(default=128, ge=1)
@@ -56,8 +57,13 @@ class StudentSettings(Settings):
         description="text: it writes its answers; labels: a classification head gives each label of the task its probability; "
         "auto: labels where the model does not write (BERT, RoBERTa, DeBERTa, ModernBERT)",
     )
-    adaptation: Literal["full", "lora"] = "full"
+    adaptation: Literal["full", "lora", "dora"] = Field(
+        default="full",
+        description="full: all weights; lora, dora: low-rank adapters, merged at the end and checked to say the same",
+    )
     lora: LoraSettings = LoraSettings()
+    freeze_embeddings: bool = Field(default=False, description="leave the words' vectors, and a head tied to them, as they are")
+    freeze_layers: int = Field(default=0, ge=0, description="leave the first layers as they are, so many")
     trust_remote_code: bool = Field(default=False, description="run code that comes with a checkpoint")
     max_length: int | None = Field(default=None, ge=16, description="longest row in tokens; default: the context, at most 2,048")
 
@@ -65,7 +71,9 @@ class StudentSettings(Settings):
         """The settings and the content of the model's folder: other weights at the same place are another student."""
         folder = Path(self.model)
         head = {"head": self.head} if self.head == "labels" else {}
-        settings = {**self.model_dump(mode="json", exclude={"head"}), **head}
+        frozen = {n: v for n, v in (("freeze_embeddings", self.freeze_embeddings), ("freeze_layers", self.freeze_layers)) if v}
+        plain = self.model_dump(mode="json", exclude={"head", "freeze_embeddings", "freeze_layers"})
+        settings = {**plain, **head, **frozen}
         return {**settings, "content": folder_digest(folder) if folder.is_dir() else None}
 
     def with_head(self) -> StudentSettings:
@@ -80,10 +88,13 @@ class TrainSettings(Settings):
     """The training of the student; the control gets the same with cross entropy alone."""
 
     losses: tuple[SerializeAsAny[Loss], ...] = Field(default=(), description="default: what the teacher's signals allow")
-    signals: Literal["captured", "live"] = Field(
-        default="captured", description="captured: the teacher scores once and leaves the memory"
+    signals: Literal["auto", "sampled", "top_k", "live"] = Field(
+        default="auto",
+        description="sampled, top_k: the teacher scores once, draws or its likeliest words are kept, and it leaves the memory; "
+        "live: it stays; auto: sampled where every loss takes draws and the teacher is on this machine, else top_k",
     )
-    top_k: int = Field(default=64, ge=1, description="teacher log-probabilities kept for a token, beside the tail")
+    draws: int = Field(default=50, ge=1, le=4096, description="words drawn for a token from the teacher's distribution")
+    top_k: int = Field(default=64, ge=1, le=65536, description="teacher log-probabilities kept for a token, beside the tail")
     temperature: float = Field(
         default=1.0,
         gt=0,
@@ -114,6 +125,10 @@ class TrainSettings(Settings):
     checkpoint_every: int | None = Field(default=None, ge=1, description="steps; default: at each validation")
     seed: int = 0
 
+    def on_cells(self) -> tuple[Loss, ...]:
+        """The losses that compare distributions over words."""
+        return tuple(loss for loss in self.losses if Signal.TEXT < loss.needs < Signal.HIDDEN)
+
     @field_validator("losses", mode="before")
     @classmethod
     def _load(cls, value: Any, info: ValidationInfo) -> Any:
@@ -126,7 +141,7 @@ def default_learning_rate(num_parameters: int, adaptation: str, *, classifies: b
     Classifiers are less patient: 3e-4 for small encoders (Turc et al. 2019, arXiv 1908.08962), 5e-5 for BERT-base (Devlin et
     al. 2018, arXiv 1810.04805).
     """
-    if adaptation == "lora":
+    if adaptation != "full":
         return 2e-4
     steps = ((20e6, 3e-4), (200e6, 5e-5), (3e9, 2e-5)) if classifies else ((20e6, 1e-3), (200e6, 2e-4), (3e9, 2e-5))
     return next((rate for size, rate in steps if num_parameters < size), 1e-5)

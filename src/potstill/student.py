@@ -22,6 +22,10 @@ from .runfolder import replaced_folder
 transformers_logging.disable_progress_bar()  # our own bar says more; theirs breaks it, and pipes
 
 
+MERGE_TOLERANCE = 1e-3
+"""Share of the largest score that merging adapters may move a score by: rounding in fp32 moves them by 1e-6."""
+
+
 class LoraShape(NamedTuple):
     """Low-rank adapters as peft takes them."""
 
@@ -29,6 +33,8 @@ class LoraShape(NamedTuple):
     alpha: int
     dropout: float
     target_modules: tuple[str, ...]
+    magnitudes: bool = False
+    """DoRA: the size of each weight row is learned apart from its direction."""
 
 
 def best_device() -> str:
@@ -68,7 +74,14 @@ def add_lora(model: PreTrainedModel, shape: LoraShape, heads: Sequence[str] = ()
     """Puts low-rank adapters into the model's layers, in place; only they are trained, and a classifier's `heads` whole."""
     targets: Any = shape.target_modules[0] if shape.target_modules == ("all-linear",) else list(shape.target_modules)
     kind: dict[str, Any] = {"task_type": "SEQ_CLS", "modules_to_save": list(heads)} if heads else {"task_type": "CAUSAL_LM"}
-    config = peft.LoraConfig(r=shape.rank, lora_alpha=shape.alpha, lora_dropout=shape.dropout, target_modules=targets, **kind)
+    config = peft.LoraConfig(
+        r=shape.rank,
+        lora_alpha=shape.alpha,
+        lora_dropout=shape.dropout,
+        target_modules=targets,
+        use_dora=shape.magnitudes,
+        **kind,
+    )
     try:
         wrapped: Any = peft.get_peft_model(model, config)
     except ValueError as error:
@@ -120,6 +133,12 @@ def keeps_packed_rows_apart(model: nn.Module) -> bool:
     return bool((one - other).abs().max() <= 1e-6 * one.abs().max())
 
 
+def layers_of(body: nn.Module, depth: int) -> list[nn.Module]:
+    """The layers of a model: its first list of so many modules; none where there is no such list."""
+    lists = (module for module in body.modules() if isinstance(module, nn.ModuleList) and len(module) == depth)
+    return list(next(lists, nn.ModuleList()))
+
+
 def count_parameters(model: nn.Module) -> int:
     """All parameters, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
@@ -150,10 +169,27 @@ def stored_dtype(model: str, *, revision: str | None = None, trust_remote_code: 
 def save_model(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype) -> None:
     """Writes merged safetensors in `dtype` and the tokenizer; the folder appears whole or not at all."""
     if isinstance(model, peft.PeftModel):
-        model = model.merge_and_unload()
+        model = merged(model)
     with replaced_folder(folder) as part:
         causal_model(nn.Module.to(model, dtype)).save_pretrained(part)
         tokenizer.save_pretrained(part)
+
+
+@torch.no_grad()
+def merged(model: peft.PeftModel) -> nn.Module:
+    """The model with its adapters in its weights; raises ModelError where that changes what it says."""
+    model.eval()
+    device = next(model.parameters()).device
+    ids_BT = torch.arange(16, device=device).remainder(model.get_base_model().config.get_text_config().vocab_size)[None]
+    before = model(input_ids=ids_BT).logits.float()
+    whole: nn.Module = model.merge_and_unload()
+    gap = float((whole(input_ids=ids_BT).logits.float() - before).abs().max() / before.abs().max().clamp_min(1e-6))
+    if not gap <= MERGE_TOLERANCE:
+        raise ModelError(
+            f"the adapters could not be merged: the merged model's scores are {gap:.1%} away from those of the trained one; "
+            f"use student.adaptation: full, or other student.lora.target_modules"
+        )
+    return whole
 
 
 def copy_model(source: Path, target: Path) -> None:
