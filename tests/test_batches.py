@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from potstill.batches import Batch, Row, batches_as_asked, make_batches
+from potstill.batches import PASS_COSTS, Batch, Row, batches_as_asked, least_cost_cuts, make_batches
 
 
 def row(prompt: int, answer: int, start: int = 0) -> Row:
@@ -55,16 +55,29 @@ def test_every_row_is_whole_in_one_batch_and_no_batch_passes_the_budget(
         assert packing or num_lines == len(batch.numbers)
 
 
-@given(sizes=SIZES, token_budget=st.integers(1, 400), packing=st.booleans())
-def test_a_batch_is_full_a_line_more_would_pass_the_budget(
-    sizes: list[tuple[int, int]], token_budget: int, packing: bool
-) -> None:
-    rows = rows_of(sizes)
-    batches = make_batches(rows, range(len(rows)), token_budget=token_budget, packing=packing, pad_id=0)
-    shapes = [tuple(batch.input_ids_BT.shape) for batch in batches]
-    for (num_lines, width), (_, next_width) in pairwise(shapes):
-        assert next_width <= width
-        assert (num_lines + 1) * width > token_budget
+def cost(widths: list[int], cuts: list[int]) -> int:
+    return sum((end - start) * max(widths[start:end]) + PASS_COSTS for start, end in pairwise(cuts))
+
+
+def every_way_to_cut(widths: list[int], token_budget: int) -> list[list[int]]:
+    """All cuts whose batches hold one line, or no more positions than the budget."""
+    num = len(widths)
+    ways = [[0, *inner, num] for size in range(num) for inner in combinations(range(1, num), size)]
+    return [way for way in ways if all(b - a == 1 or (b - a) * max(widths[a:b]) <= token_budget for a, b in pairwise(way))]
+
+
+@given(st.lists(st.one_of(st.integers(1, 900), st.integers(1, 20)), min_size=1, max_size=8), st.integers(1, 3000))
+def test_no_other_way_to_cut_costs_less(widths: list[int], token_budget: int) -> None:
+    cuts = least_cost_cuts(widths, token_budget)
+    ways = every_way_to_cut(widths, token_budget)
+    assert cuts in ways
+    assert cost(widths, cuts) == min(cost(widths, way) for way in ways)
+
+
+def test_lines_are_parted_where_that_saves_more_than_a_pass_costs() -> None:
+    assert least_cost_cuts([500, *[10] * 8], 5000) == [0, 1, 9]
+    assert least_cost_cuts([40, *[10] * 8], 5000) == [0, 9], "240 positions of padding cost less than one more pass"
+    assert least_cost_cuts([], 10) == [0]
 
 
 def test_short_rows_are_many_to_a_batch_when_one_is_long() -> None:
