@@ -180,7 +180,7 @@ def merged(model: peft.PeftModel) -> nn.Module:
     """The model with its adapters in its weights; raises ModelError where that changes what it says."""
     model.eval()
     device = next(model.parameters()).device
-    ids_BT = torch.arange(16, device=device).remainder(model.get_base_model().config.get_text_config().vocab_size)[None]
+    ids_BT = torch.arange(16, device=device).remainder(causal_model(model).config.get_text_config().vocab_size)[None]
     before = model(input_ids=ids_BT).logits.float()
     whole: nn.Module = model.merge_and_unload()
     gap = float((whole(input_ids=ids_BT).logits.float() - before).abs().max() / before.abs().max().clamp_min(1e-6))
