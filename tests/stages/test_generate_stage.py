@@ -66,7 +66,15 @@ def test_rows_without_gold_are_asked_and_gold_is_kept(tmp_path: Path) -> None:
         "train-2": ("wait", "teacher"),
     }
     assert _answers(folder, "validation_answers.jsonl") == {"validation-0": ("wait", "teacher")}
-    spent = {"answers": 3, "failures": 0, "requests": 3, "prompt_tokens": 5, "completion_tokens": 3, "cost_usd": 0.0, "estimated": 0}
+    spent = {
+        "answers": 3,
+        "failures": 0,
+        "requests": 3,
+        "prompt_tokens": 5,
+        "completion_tokens": 3,
+        "cost_usd": 0.0,
+        "estimated": 0,
+    }
     assert folder.state()["spend"] == spent
     events = {row["event"] for row in read_rows(folder.path / "events.jsonl")}
     assert {"progress", "spend"} <= events
@@ -185,7 +193,7 @@ def test_kill_9_loses_no_answer_that_arrived_and_pays_for_none_twice(tmp_path: P
         for question in known:
             assert server.asked[question] == asked_at_kill[question]
         assert max(server.asked.values()) <= 1 + kills
-        # Eight under way, and those that arrived while the disk was syncing the ones before them.
+        # Eight under way and as many that wait for the disk: no more are taken before these are safe.
         assert sum(server.asked.values()) <= len(questions) + kills * 2 * 8
     assert {text for text, _ in _answers(folder).values()} == {question.upper() for question in questions}
 
