@@ -74,7 +74,7 @@ class SoftLabels:
 def softened(logp: npt.NDArray[np.floating], temperature: float) -> LabelLogp:
     """log softmax(log p / T) [L].
 
-    >>> np.exp(softened(np.log([0.8, 0.2]), 2.0)).round(4).tolist()
+    >>> [round(float(p), 4) for p in np.exp(softened(np.log([0.8, 0.2]), 2.0))]
     [0.6667, 0.3333]
     """
     scaled = logp.astype(np.float64) / temperature
