@@ -242,7 +242,9 @@ def _layers(job: Job, teacher: Teacher) -> Iterator[Finding]:
 
 def _losses(job: Job) -> Iterator[Finding]:
     losses = ", ".join(f"{loss.weight:g} x {loss.kind}" for loss in job.train.losses)
-    losses += f" over {len(job.labels)} labels, at temperature {job.train.temperature:g}" if job.labels else ""
+    if job.labels:
+        is_soft = any(loss.needs > Signal.TEXT for loss in job.train.losses)
+        losses += f" over {len(job.labels)} labels" + (f", at temperature {job.train.temperature:g}" if is_soft else "")
     gives = ", ".join(f"{teacher.label} gives {teacher.gives.name.lower()}" for teacher in job.teachers)
     yield Finding("ok", "losses", f"{losses}; {gives}")
 
