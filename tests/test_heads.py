@@ -82,7 +82,7 @@ def test_probabilities_of_labels_make_the_losses_soft(tmp_path: Path, bert_folde
             {"task": {"kind": "nli", "chain_of_thought": {"student_learns": "multitask"}}},
             "student_learns is 'multitask'; set it to answer",
         ),
-        ({"train": {"signals": "live"}}, "label scores are captured once for all epochs; set train.signals to captured"),
+        ({"train": {"signals": "live"}}, "label scores are captured once for all epochs; set train.signals to auto"),
         (
             {"train": {"losses": ["forward_kl"]}},
             "forward_kl needs probabilities of labels, and the teacher scripted gives one text",

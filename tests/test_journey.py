@@ -96,7 +96,7 @@ def test_what_was_deleted_or_replaced_is_made_again(tmp_path: Path, teacher_fold
     shutil.copytree(student_folder, student)
     path = job_file(tmp_path, teacher=str(teacher_folder), student="./student", validation={"checks": ["empty"]})
     folder = run_job(load_job(path))
-    shutil.rmtree(folder.signals)
+    shutil.rmtree(load_job(path).signals_path)
     run_job(load_job(path, ["train.learning_rate=1e-4"]))
     shutil.rmtree(folder.answers)
     shutil.rmtree(folder.data)
@@ -109,7 +109,7 @@ def test_what_was_deleted_or_replaced_is_made_again(tmp_path: Path, teacher_fold
     assert not plan["train"]
 
 
-@pytest.mark.parametrize("signals", ["captured", "live"])
+@pytest.mark.parametrize("signals", ["sampled", "top_k", "live"])
 def test_an_adapted_teacher_and_a_lora_student_make_the_journey(
     tmp_path: Path, teacher_folder: Path, student_folder: Path, signals: str
 ) -> None:

@@ -81,7 +81,8 @@ def test_a_teacher_scores_reasoning_under_the_prompt_that_asks_for_it(
             with torch.no_grad():
                 logp = torch.log_softmax(model(ids).logits[0, len(seen.prompt) - 1 : -1].float(), -1)
             for part in parts:
-                torch.testing.assert_close(part, logp.topk(12).values, atol=2e-4, rtol=1e-4)
+                found = part.sort(descending=True).values  # the disk keeps no order, and a probability to 0.1%
+                torch.testing.assert_close(found, logp.topk(12).values, atol=1e-3, rtol=1e-4)
 
 
 def test_lessons_that_are_all_too_long_say_what_to_do(student_folder: Path) -> None:

@@ -32,7 +32,7 @@ from potstill.teacher_signals import LiveSignals, SignalShape, StoredSignals, ca
 from potstill.training import Training, train
 from potstill.transfer import TeacherInsides
 
-SHAPE = SignalShape(top_k=16, temperature=2.0, token_budget=512)
+SHAPE = SignalShape(top_k=16, temperature=2.0, token_budget=512, draws=50)
 MIXED: tuple[dict[str, Any], ...] = (
     {"kind": "hidden_mse", "weight": 0.1},
     {"kind": "cross_entropy", "weight": 0.25},
@@ -157,7 +157,7 @@ def test_cells_from_the_disk_and_layers_from_memory_mix(student_folder: Path, de
     train(live)
     kept = taught(student_folder, deep_folder, tmp_path / "kept")
     tokenizer = load_tokenizer(str(deep_folder))
-    store = SignalStore(tmp_path / "signals", {"teacher": "t"}, top_k=16, num_words=max(tokenizer.get_vocab().values()) + 1)
+    store = SignalStore(tmp_path / "signals", {"teacher": "t"}, draws=50, num_words=max(tokenizer.get_vocab().values()) + 1)
     teacher = load_plugin("teachers", {"kind": "huggingface", "model": str(deep_folder)})
     with Progress(RunFolder(tmp_path / "x"), "capture", 20) as bar:
         capture(teacher, tokenizer, kept.rows, store, SHAPE, bar)

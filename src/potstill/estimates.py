@@ -32,8 +32,10 @@ TRAINING_BYTES = 16
 CHECKPOINTS_KEPT = 2
 MODEL_SHARE_OF_PEAK = 0.25
 """Small models reach about a quarter of a matrix product's speed in training (docs/log.md)."""
-TOPK_BYTES = 6
-"""A 4-byte word and a 2-byte log-probability, rounded up."""
+TOPK_BYTES = 4
+"""A word and a 2-byte log-probability."""
+DRAW_BYTES = 0.5
+"""Of each draw: about 25 bytes for 50 of a large vocabulary (docs/log.md)."""
 
 
 @dataclass
@@ -248,8 +250,10 @@ def _disk(job: Job, size: int | None, target_tokens: int) -> int | None:
     if size is None:
         return None
     models = size * (TRAINING_BYTES * CHECKPOINTS_KEPT + 4 * (2 if job.evaluate.control else 1) + 2 * len(job.exports))
-    captured = job.train.signals == "captured" and any(Signal.TEXT < loss.needs < Signal.HIDDEN for loss in job.train.losses)
-    return models + (target_tokens * job.train.top_k * TOPK_BYTES if captured else 0)
+    if job.labels or not job.train.on_cells() or job.train.signals == "live":
+        return models
+    of_token = job.train.draws * DRAW_BYTES if job.samples_signals else job.train.top_k * TOPK_BYTES
+    return models + round(target_tokens * of_token)
 
 
 def _training_seconds(size: int | None, tokens: int) -> float | None:

@@ -29,7 +29,7 @@ def head_problem(student: StudentSettings, task: Task, train: TrainSettings) -> 
             "set it to answer, or take a student that writes text"
         )
     if train.signals == "live":
-        return f"{who}, and label scores are captured once for all epochs; set train.signals to captured"
+        return f"{who}, and label scores are captured once for all epochs; set train.signals to auto"
     return None
 
 

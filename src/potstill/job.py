@@ -77,6 +77,8 @@ class Job(Settings):
     def _name_is_a_folder_name(cls, value: str) -> str:
         if not NAME.fullmatch(value):
             raise ValueError(f"name {value!r} must be letters, digits, '.', '_' or '-' (it names the run folder)")
+        if value == "signals":
+            raise ValueError("name 'signals' is taken by the folder of kept signals beside the runs; choose another")
         return value
 
     @field_validator("data", mode="before")
@@ -169,7 +171,30 @@ class Job(Settings):
             raise ValueError("teacher.adapt works for the first teacher of a job only")
         if not self.train.losses:
             object.__setattr__(self, "train", self.train.model_copy(update={"losses": losses}))
+        if self.train.signals == "sampled" and not self.labels and (problem := self._sampling_problem()) is not None:
+            raise ValueError(problem)
         return self
+
+    def _sampling_problem(self) -> str | None:
+        for loss in self.train.on_cells():
+            if not loss.takes_samples:
+                return (
+                    f"train.signals is sampled, and train.losses: {loss.kind} is not linear in the teacher's probabilities, so "
+                    "draws would bias it; set train.signals to top_k or auto, or take forward_kl alone"
+                )
+            if not self._teaches_here:
+                return "train.signals is sampled, and draws need a teacher whose weights are on this machine; set it to auto"
+        return None
+
+    @property
+    def _teaches_here(self) -> bool:
+        return all(teacher.local_model() is not None for teacher in self.teachers)
+
+    @property
+    def samples_signals(self) -> bool:
+        """Whether signals are draws from the teachers' distribution (`train.signals`, with `auto` decided)."""
+        takes_samples = all(loss.takes_samples for loss in self.train.on_cells())
+        return self.train.signals == "sampled" or (self.train.signals == "auto" and takes_samples and self._teaches_here)
 
     @property
     def teachers(self) -> tuple[Teacher, ...]:
@@ -201,6 +226,11 @@ class Job(Settings):
     @property
     def journal_path(self) -> Path:
         return self.path(self.journal) if self.journal else self.path(self.runs) / "journal.sqlite"
+
+    @property
+    def signals_path(self) -> Path:
+        """Kept signals are found by content, so all jobs of a runs folder share them, as they do the journal."""
+        return self.path(self.runs) / "signals"
 
     def teacher_for(self, folder: RunFolder) -> Teacher:
         """The teacher that answers: with the run's adapted weights, once `teacher.adapt` has made them."""

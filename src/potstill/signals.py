@@ -1,38 +1,40 @@
-"""Teacher signals on disk: top-k log-probabilities, per example, found by content and checked when read.
+"""Teacher signals on disk: for each token of a row some words with numbers, found by content and checked when read.
 
-    signals/<identity>/index.jsonl   {"row", "start", "num_tokens", "crc"} a line, appended after its data is on the disk
-    signals/<identity>/words.bin     [tokens, k] uint16 or int32
-    signals/<identity>/logp.bin      [tokens, k] float32
+    <folder>/<identity>/identity.json   what decided the numbers, for people
+    <folder>/<identity>/words.code      the code of the words (codec.py), learned from the first rows and never changed
+    <folder>/<identity>/rows.index      32 bytes a row: its name, tokens, bytes, checksums; written after its data is synced
+    <folder>/<identity>/rows.data       the rows' bytes, in the order of the index
 
-`identity` hashes everything that decides the numbers: teacher weights, precision, temperature, k. Rows are named by
-their token ids, so they can be shuffled and packed at will and used by later jobs.
+`identity` hashes everything that decides the numbers: teacher weights, precision, temperature, what is kept of a
+distribution. Rows are named by their token ids, so they can be shuffled and packed at will and used by later jobs. Several
+processes may use a folder at once: what one of them appends, the others see.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import fcntl
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .codec import WordCode, WordSets, decode, encode, learn_code
 from .errors import ModelError
-from .runfolder import fingerprint, read_rows, write_json
+from .runfolder import fingerprint, write_json
 
-
-class TopK(NamedTuple):
-    """The K likeliest words of each token of one row, with their log-probabilities."""
-
-    words_NK: npt.NDArray[Any]
-    logp_NK: npt.NDArray[np.float32]
+FORMAT = 1
+RECORD = np.dtype([("row", "V16"), ("num_tokens", "<u4"), ("num_bytes", "<u4"), ("crc", "<u4"), ("own_crc", "<u4")])
+"""`crc` is that of the data; `own_crc` that of the record before it."""
 
 
 class _Place(NamedTuple):
     start: int
+    num_bytes: int
     num_tokens: int
     crc: int
 
@@ -40,83 +42,148 @@ class _Place(NamedTuple):
 class SignalStore:
     """The signals of one teacher under one setting. Killed at any moment, it keeps every row that its index names."""
 
-    def __init__(self, folder: Path, identity: dict[str, Any], *, top_k: int, num_words: int) -> None:
-        self.top_k = top_k
-        self.folder = folder / fingerprint(identity, top_k, num_words)[:16]
+    def __init__(self, folder: Path, identity: dict[str, Any], *, draws: int | None, num_words: int) -> None:
+        """`draws` is what the numbers of each token add up to; None: each is a level of `levels_of`."""
+        self.draws = draws
+        self.num_words = num_words
+        described = {**identity, "draws": draws, "num_words": num_words, "format": FORMAT}
+        self.folder = folder / fingerprint(described)[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.word_type: Any = np.uint16 if num_words <= 2**16 else np.int32
-        write_json(self.folder / "identity.json", {**identity, "top_k": top_k, "num_words": num_words})
-        _drop_torn_line(self.folder / "index.jsonl")
-        self._places = {
-            line["row"]: _Place(line["start"], line["num_tokens"], line["crc"]) for line in read_rows(self.folder / "index.jsonl")
-        }
-        self._words: npt.NDArray[Any] | None = None
-        self._logp: npt.NDArray[Any] | None = None
+        if not (self.folder / "identity.json").is_file():
+            write_json(self.folder / "identity.json", described)
+        self._places: dict[bytes, _Place] = {}
+        self._num_records = self._end = self.num_tokens = 0
+        self._code: WordCode | None = None
+        self._data: npt.NDArray[np.uint8] = np.zeros(0, dtype=np.uint8)
+        self._load()
 
     def __contains__(self, row: str) -> bool:
-        return row in self._places
+        return bytes.fromhex(row) in self._places
 
     @property
-    def num_tokens(self) -> int:
-        return max((place.start + place.num_tokens for place in self._places.values()), default=0)
+    def num_bytes(self) -> int:
+        """All files of the store."""
+        return sum(path.stat().st_size for path in self.folder.iterdir())
 
-    def add(self, signals: Iterable[tuple[str, TopK]]) -> None:
-        """Appends rows: data first, synced, then the index that names it."""
-        start = self.num_tokens
-        lines = []
-        with self._open("words.bin", self.word_type) as words, self._open("logp.bin", np.float32) as logp:
-            for row, signal in signals:
-                word_bytes = signal.words_NK.astype(self.word_type).tobytes()
-                logp_bytes = signal.logp_NK.astype(np.float32).tobytes()
-                words.write(word_bytes)
-                logp.write(logp_bytes)
-                crc = zlib.crc32(logp_bytes, zlib.crc32(word_bytes))
-                lines.append({"row": row, "start": start, "num_tokens": len(signal.logp_NK), "crc": crc})
-                start += len(signal.logp_NK)
-            for file in (words, logp):
-                file.flush()
-                os.fsync(file.fileno())
-        self._append_index(lines)
-        self._words = self._logp = None
+    def add(self, signals: Sequence[tuple[str, WordSets]]) -> None:
+        """Appends rows that are not there yet: data first, synced, then the index that names it."""
+        with self._alone():
+            self._load()
+            new = {row: sets for row, sets in signals if row not in self}
+            if not new:
+                return
+            tokens = [len(sets.sizes_N) for sets in new.values()]
+            sets = WordSets(*(np.concatenate(part) for part in zip(*new.values(), strict=True)))
+            blobs = encode(sets, tokens, self._code_for(sets), self.draws)
+            _append(self.folder / "rows.data", self._end, b"".join(blobs))
+            records = b"".join(
+                _record(bytes.fromhex(row), size, blob) for row, size, blob in zip(new, tokens, blobs, strict=True)
+            )
+            _append(self.folder / "rows.index", self._num_records * RECORD.itemsize, records)
+            self._load()
 
-    def read(self, row: str) -> TopK:
-        """One row's signals; raises ModelError when the bytes are not those that were written."""
-        place = self._places[row]
-        if self._words is None or self._logp is None:
-            self._words = np.memmap(self.folder / "words.bin", dtype=self.word_type, mode="r").reshape(-1, self.top_k)
-            self._logp = np.memmap(self.folder / "logp.bin", dtype=np.float32, mode="r").reshape(-1, self.top_k)
-        rows = slice(place.start, place.start + place.num_tokens)
-        words, logp = self._words[rows], self._logp[rows]
-        if zlib.crc32(logp.tobytes(), zlib.crc32(words.tobytes())) != place.crc:
-            raise ModelError(f"the signals in {self.folder} are damaged; delete that folder and run again")
-        return TopK(words, logp)
+    def read(self, rows: Sequence[str]) -> WordSets:
+        """These rows' signals, token after token; raises ModelError when the bytes are not those that were written."""
+        places = [self._places[bytes.fromhex(row)] for row in rows]
+        if max((place.start + place.num_bytes for place in places), default=0) > len(self._data):
+            self._data = np.memmap(self.folder / "rows.data", dtype=np.uint8, mode="r")
+        blobs = [self._data[place.start : place.start + place.num_bytes].tobytes() for place in places]
+        if any(zlib.crc32(blob) != place.crc for blob, place in zip(blobs, places, strict=True)):
+            raise self._damaged()
+        return decode(blobs, [place.num_tokens for place in places], self._known_code(), self.draws)
 
-    def _open(self, name: str, dtype: Any) -> Any:
-        """The file, cut to what the index names: a killed process may have left unnamed bytes."""
-        path = self.folder / name
-        path.touch()
-        file = path.open("r+b")
-        file.truncate(self.num_tokens * self.top_k * np.dtype(dtype).itemsize)
-        file.seek(0, os.SEEK_END)
-        return file
+    def _load(self) -> None:
+        """Takes in the records that were appended since; what a killed process left half written is none."""
+        path = self.folder / "rows.index"
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            file.seek(self._num_records * RECORD.itemsize)
+            data = file.read()
+        own = RECORD.itemsize - 4
+        whole = [data[at : at + RECORD.itemsize] for at in range(0, len(data) - own - 3, RECORD.itemsize)]
+        good = [zlib.crc32(line[:own]) == int.from_bytes(line[own:], "little") for line in whole]
+        num_good = good.index(False) if False in good else len(good)
+        if any(good[num_good:]):
+            raise self._damaged()
+        records = np.frombuffer(b"".join(whole[:num_good]), dtype=RECORD)
+        numbers = (records[name].tolist() for name in ("num_bytes", "num_tokens", "crc"))
+        for line, num_bytes, num_tokens, crc in zip(whole[:num_good], *numbers, strict=True):
+            self._places[line[:16]] = _Place(self._end, num_bytes, num_tokens, crc)
+            self._end += num_bytes
+            self.num_tokens += num_tokens
+        self._num_records += num_good
+        data_file = self.folder / "rows.data"
+        if self._end > (data_file.stat().st_size if data_file.is_file() else 0):
+            raise self._damaged()
 
-    def _append_index(self, lines: list[dict[str, Any]]) -> None:
-        with (self.folder / "index.jsonl").open("ab") as file:
-            file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
-        for line in lines:
-            self._places[line["row"]] = _Place(line["start"], line["num_tokens"], line["crc"])
+    def _code_for(self, sets: WordSets) -> WordCode:
+        """The store's code; the first rows decide it."""
+        path = self.folder / "words.code"
+        if not path.is_file():
+            self._code = learn_code(sets, self.num_words)
+            _append(path.with_suffix(".new"), 0, self._code.to_bytes())
+            path.with_suffix(".new").rename(path)
+        return self._known_code()
+
+    def _known_code(self) -> WordCode:
+        if self._code is None:
+            try:
+                self._code = WordCode.from_bytes((self.folder / "words.code").read_bytes())
+            except (ModelError, FileNotFoundError):
+                raise self._damaged() from None
+        return self._code
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with (self.folder / "lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _damaged(self) -> ModelError:
+        return ModelError(f"the signals in {self.folder} are damaged; delete that folder and run again")
 
 
-def _drop_torn_line(path: Path) -> None:
-    """Cuts a last line that a killed process left half written."""
-    if not path.is_file():
-        return
+def _record(row: bytes, num_tokens: int, blob: bytes) -> bytes:
+    record = np.zeros((), dtype=RECORD)
+    record["row"] = np.frombuffer(row, dtype="V16")[0]
+    record["num_tokens"], record["num_bytes"], record["crc"] = num_tokens, len(blob), zlib.crc32(blob)
+    record["own_crc"] = zlib.crc32(record.tobytes()[: RECORD.itemsize - 4])
+    return record.tobytes()
+
+
+def _append(path: Path, size: int, data: bytes) -> None:
+    """Writes at `size`, cutting off what a killed process left behind it, and syncs."""
+    path.touch()
     with path.open("r+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        tail_start = max(0, end - 4096)
-        file.seek(tail_start)
-        tail = file.read()
-        if tail and not tail.endswith(b"\n"):
-            file.truncate(tail_start + tail.rfind(b"\n") + 1)
+        file.truncate(size)
+        file.seek(size)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+FINEST = 2.0**-10
+NUM_LEVELS = 2**16 - 1
+LOWEST = 64.0
+_STEPS = (NUM_LEVELS - 1) / np.log1p(LOWEST / FINEST)
+
+
+def levels_of(logp: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """Log-probabilities as 16 bits: level l stands for -(e^(l / 5,909) - 1) / 1,024, the last one for -inf.
+
+    The finer the likelier the word: a probability p comes back within 3.2e-5 of itself, and within 0.1% from 1e-5 upwards.
+    Below e^-64 it is e^-64.
+    """
+    with np.errstate(invalid="ignore"):
+        level = np.rint(np.log1p(np.clip(-logp.astype(np.float64), 0.0, LOWEST) / FINEST) * _STEPS)
+    return np.where(np.isneginf(logp), NUM_LEVELS, level).astype(np.int32)
+
+
+def logp_of(levels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """What `levels_of` wrote."""
+    logp: npt.NDArray[np.float32] = _LOGP[levels]
+    return logp
+
+
+_LOGP = np.append(-FINEST * np.expm1(np.arange(NUM_LEVELS) / _STEPS), -np.inf).astype(np.float32)

@@ -1,32 +1,42 @@
 """Local teachers' log-probabilities for training: from the disk, or from the teachers while the student learns.
 
-Both give the same cells: the top k words of each target token at the distillation temperature, and the tail. Several teachers
-give one distribution, p = sum_t w_t p_t with their weights as shares, and the top k and the tail of that. Their token -> id
-maps must be the same, and all of them stand in memory at once: the mixture's top k needs every teacher's whole distribution of
-a token together, which for N tokens would be N x vocabulary numbers on the disk.
+Both give the same cells, of the distribution at the distillation temperature. Sampled: the words of n draws with replacement,
+each with the share of the draws that fell on it, and nothing in the tail; the gradient of a loss that is linear in the
+teacher's probabilities is that of the whole distribution on average (Sparse Logit Sampling, arXiv 2503.16870). Top k: the k
+likeliest words, and the tail. The draws of a row are decided by its token ids, so they are the same in any order and batch.
+
+Several teachers give one distribution, p = sum_t w_t p_t with their weights as shares, and the draws, or the top k and the
+tail, of that. Their token -> id maps must be the same, and all of them stand in memory at once: the mixture needs every
+teacher's whole distribution of a token together, which for N tokens would be N x vocabulary numbers on the disk.
+
+Names of arrays carry their shape: N target tokens, K words of a token, D draws, U words of all tokens.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .batches import Batch, Row, batches_as_asked, make_batches
+from .codec import WordSets
 from .contracts import Teacher
 from .errors import JobError
 from .kernels.cells import Cells, Head, teacher_cells
 from .kernels.mixtures import Voice, mixed_cells
+from .kernels.sampling import drawn_words
 from .progress import Progress
-from .recipe import WIDTH_WORTH_BF16, uses_bf16
+from .recipe import WIDTH_WORTH_BF16, TrainSettings, uses_bf16
 from .rendering import load_tokenizer, vocabulary_difference
 from .runfolder import fingerprint
-from .signals import SignalStore, TopK
+from .signals import SignalStore, levels_of, logp_of
 from .student import best_device, head_of, hidden_states, keeps_packed_rows_apart, load_model
 
 ROWS_AT_ONCE = 64
@@ -35,13 +45,23 @@ ROWS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class SignalShape:
-    """What is kept of a teacher: k words a token, at temperature T."""
+    """What is kept of a teacher at temperature T: the words of some draws, or else the k likeliest."""
 
     top_k: int
     temperature: float
     token_budget: int
     precision: str = "auto"
     """As `train.precision`: products in bf16 where that pays; the head's and the softmax' are fp32 either way."""
+    draws: int | None = None
+    """Draws of a token; None: top k."""
+    seed: int = 0
+    """Of the draws; apart from `train.seed`, so that trainings of other seeds find the same signals."""
+
+
+def shape_of(settings: TrainSettings, *, sampled: bool) -> SignalShape:
+    """What a job's training keeps or asks of its teachers."""
+    draws = settings.draws if sampled else None
+    return SignalShape(settings.top_k, settings.temperature, settings.micro_batch_tokens, settings.precision, draws)
 
 
 class StoredSignals:
@@ -53,10 +73,7 @@ class StoredSignals:
         self.store = store
 
     def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells:
-        read = [self.store.read(rows[number].digest()) for number in batch.numbers]
-        words_NK = np.concatenate([signal.words_NK for signal in read]).astype(np.int64)
-        logp_NK = np.concatenate([signal.logp_NK for signal in read])
-        return Cells(torch.from_numpy(words_NK), torch.from_numpy(logp_NK))
+        return cells_of(self.store.read([rows[number].digest() for number in batch.numbers]), self.store.draws)
 
 
 class LiveSignals:
@@ -84,8 +101,11 @@ class LiveSignals:
     def head(self) -> Head:
         return head_of(self.model, self.num_words)
 
+    def voices(self, batch: Batch, rows: Sequence[Row]) -> list[Voice]:
+        return [Voice(self.hidden(batch, rows), self.head(), 1.0)]
+
     def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells:
-        return teacher_cells(self.hidden(batch, rows), self.head(), self.shape.top_k, self.shape.temperature)
+        return _cells(self.voices(batch, rows), batch, rows, self.shape)
 
 
 class MixedSignals:
@@ -97,11 +117,68 @@ class MixedSignals:
         self.shape = shape
         self.takes_packed = all(part.takes_packed for part in parts)
 
+    def voices(self, batch: Batch, rows: Sequence[Row]) -> list[Voice]:
+        both = zip(self.parts, self.shares, strict=True)
+        return [Voice(part.hidden(batch, rows), part.head(), share) for part, share in both]
+
     def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells:
-        voices = [
-            Voice(part.hidden(batch, rows), part.head(), share) for part, share in zip(self.parts, self.shares, strict=True)
-        ]
-        return mixed_cells(voices, self.shape.top_k, self.shape.temperature)
+        return _cells(self.voices(batch, rows), batch, rows, self.shape)
+
+
+def _cells(voices: Sequence[Voice], batch: Batch, rows: Sequence[Row], shape: SignalShape) -> Cells:
+    """What is kept of the teachers' distribution of a batch, before it goes to the disk or into the student's loss."""
+    if shape.draws is not None:
+        return cells_of(draw(voices, batch, rows, shape), shape.draws)
+    if len(voices) == 1:
+        return teacher_cells(voices[0].hidden_NH, voices[0].head, shape.top_k, shape.temperature)
+    return mixed_cells(voices, shape.top_k, shape.temperature)
+
+
+def draw(voices: Sequence[Voice], batch: Batch, rows: Sequence[Row], shape: SignalShape) -> WordSets:
+    """The words drawn for each target token, and how often; each row's by its own random numbers."""
+    assert shape.draws is not None, "top-k signals draw nothing"
+    keys = [hashlib.sha256(f"{shape.seed} {rows[number].digest()}".encode()).digest() for number in batch.numbers]
+    uniforms_ND = np.concatenate([
+        np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16]))).random((len(rows[number].answer), shape.draws))
+        for key, number in zip(keys, batch.numbers, strict=True)
+    ])  # fmt: skip
+    return sets_of(drawn_words(voices, torch.from_numpy(uniforms_ND), shape.temperature).cpu().numpy())
+
+
+def sets_of(words_ND: npt.NDArray[np.int64]) -> WordSets:
+    """The different words of each token, and how often each was drawn."""
+    sorted_ND = np.sort(words_ND, axis=1)
+    is_new_ND = np.ones(sorted_ND.shape, dtype=bool)
+    is_new_ND[:, 1:] = sorted_ND[:, 1:] != sorted_ND[:, :-1]
+    counts_U = np.diff(np.flatnonzero(is_new_ND), append=is_new_ND.size)
+    return WordSets(is_new_ND.sum(axis=1, dtype=np.int32), sorted_ND[is_new_ND].astype(np.int32), counts_U.astype(np.int32))
+
+
+def cells_of(sets: WordSets, draws: int | None) -> Cells:
+    """Cells of as many words as the token with the most has. A token with fewer gets some that were not drawn: like all of
+    them they have probability 0, alone as well as in the tail, so they change no loss and no gradient."""
+    if draws is None:
+        shape = (len(sets.sizes_N), -1)
+        index_NK, logp_NK = sets.words_U.reshape(shape).astype(np.int64), logp_of(sets.numbers_U).reshape(shape)
+        return Cells(torch.from_numpy(index_NK), torch.from_numpy(logp_NK))
+    num_tokens, width = len(sets.sizes_N), int(sets.sizes_N.max(initial=0))
+    filled_NK = np.arange(width) < sets.sizes_N[:, None]
+    index_NK, logp_NK = np.empty((num_tokens, width), np.int64), np.full((num_tokens, width), -np.inf, np.float32)
+    index_NK[filled_NK], logp_NK[filled_NK] = sets.words_U, _log_shares(draws)[sets.numbers_U]
+    # Of the first K words, K - size at least were not drawn: they fill the places left.
+    low_U = sets.words_U < width
+    free_NK = np.ones((num_tokens, width), dtype=bool)
+    free_NK[np.repeat(np.arange(num_tokens), sets.sizes_N)[low_U], sets.words_U[low_U]] = False
+    free_NK &= np.cumsum(free_NK, axis=1) <= width - sets.sizes_N[:, None]
+    index_NK[~filled_NK] = np.nonzero(free_NK)[1]
+    return Cells(torch.from_numpy(index_NK), torch.from_numpy(logp_NK))
+
+
+def _log_shares(draws: int) -> npt.NDArray[np.float32]:
+    """log(c / n) of c = 0 ... n draws, rounded up: shares that add up to less than 1 would leave the tail a probability."""
+    with np.errstate(divide="ignore"):
+        exact = np.log(np.arange(draws + 1) / draws).astype(np.float32)
+    return np.append(np.nextafter(exact[:-1], np.float32(0)), np.float32(0)).astype(np.float32)
 
 
 Teachers = Teacher | Sequence[Teacher]
@@ -121,7 +198,7 @@ def live_signals(
 
 
 def open_store(teachers: Teachers, tokenizer: PreTrainedTokenizerBase, folder: Any, shape: SignalShape) -> SignalStore:
-    """The signals of these teachers under this setting; identity covers weights, shares, precision and temperature."""
+    """The signals of these teachers under this setting: weights, shares, precision, temperature, and what is kept."""
     device = best_device()
     bf16 = uses_bf16(shape.precision, device, WIDTH_WORTH_BF16)
     voices = [(dict(one.identity()), share) for one, share in _shares(teachers)]
@@ -131,7 +208,8 @@ def open_store(teachers: Teachers, tokenizer: PreTrainedTokenizerBase, folder: A
         "precision": f"{device}, {'bf16 where it pays' if bf16 else 'fp32'}",
     }
     num_words = _num_words(tokenizer)
-    return SignalStore(folder, identity, top_k=min(shape.top_k, num_words), num_words=num_words)
+    kept = {"top_k": min(shape.top_k, num_words)} if shape.draws is None else {"seed": shape.seed}
+    return SignalStore(folder, {**identity, **kept}, draws=shape.draws, num_words=num_words)
 
 
 def capture(teachers: Teachers, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], store: SignalStore,
@@ -145,17 +223,28 @@ def capture(teachers: Teachers, tokenizer: PreTrainedTokenizerBase, rows: Sequen
     missing.sort(key=lambda number: -rows[number].length)
     for start in range(0, len(missing), ROWS_AT_ONCE):
         part = missing[start : start + ROWS_AT_ONCE]
-        found: list[tuple[str, TopK]] = []
+        found: list[tuple[str, WordSets]] = []
         pad_id = int(tokenizer.pad_token_id)
         for batch in make_batches(rows, part, token_budget=shape.token_budget, packing=live.takes_packed, pad_id=pad_id):
-            cells = live.cells(batch, rows)
-            sizes = [len(rows[number].answer) for number in batch.numbers]
-            words = np.split(cells.index_NK.cpu().numpy(), np.cumsum(sizes)[:-1])
-            logp = np.split(cells.logp_NK.float().cpu().numpy(), np.cumsum(sizes)[:-1])
-            found += [(rows[n].digest(), TopK(w, p)) for n, w, p in zip(batch.numbers, words, logp, strict=True)]
+            found += _by_row(_kept(live, batch, rows, shape), batch, rows)
         store.add(found)
         bar.advance(len(part))
     return len(missing)
+
+
+def _kept(live: LiveSignals | MixedSignals, batch: Batch, rows: Sequence[Row], shape: SignalShape) -> WordSets:
+    if shape.draws is not None:
+        return draw(live.voices(batch, rows), batch, rows, shape)
+    index_NK, logp_NK = (tensor.cpu().numpy() for tensor in live.cells(batch, rows))
+    sizes_N = np.full(len(index_NK), index_NK.shape[1], dtype=np.int32)
+    return WordSets(sizes_N, index_NK.ravel().astype(np.int32), levels_of(logp_NK).ravel())
+
+
+def _by_row(sets: WordSets, batch: Batch, rows: Sequence[Row]) -> list[tuple[str, WordSets]]:
+    tokens = np.cumsum([len(rows[number].answer) for number in batch.numbers])[:-1]
+    words = np.cumsum(sets.sizes_N)[tokens - 1]
+    parts = zip(np.split(sets.sizes_N, tokens), np.split(sets.words_U, words), np.split(sets.numbers_U, words), strict=True)
+    return [(rows[number].digest(), WordSets(*part)) for number, part in zip(batch.numbers, parts, strict=True)]
 
 
 def vocabulary_problem(teachers: Teachers, student: PreTrainedTokenizerBase) -> str | None:

@@ -77,9 +77,9 @@ def test_losses_on_layers_keep_the_teacher_in_memory_and_what_is_kept_of_it_on_t
 ) -> None:
     """With captured log-probabilities, with live ones, and with text alone; the control never sees the teacher."""
     for name, losses, signals in (
-        ("captured", ["cross_entropy", "forward_kl", "hidden_mse"], "captured"),
+        ("captured", ["cross_entropy", "forward_kl", "hidden_mse"], "top_k"),
         ("live", ["cross_entropy", "forward_kl", "hidden_mse"], "live"),
-        ("text", ["cross_entropy", "attention_kl"], "captured"),
+        ("text", ["cross_entropy", "attention_kl"], "top_k"),
     ):
         job = Job(
             folder=tmp_path,
@@ -92,12 +92,15 @@ def test_losses_on_layers_keep_the_teacher_in_memory_and_what_is_kept_of_it_on_t
         )
         folder = made_run(job)
         capture.run(job, folder)
-        assert folder.signals.is_dir() == (name == "captured")
+        told = folder.path / "events.jsonl"
+        was_captured = told.is_file() and '"event": "captured"' in told.read_text()
+        assert was_captured == (name == "captured")
         train.run(job, folder)
         assert (folder.control / "config.json").is_file()
     models = [load_model(str(tmp_path / "runs" / name / "model")) for name in ("captured", "live")]
     for one, other in zip(*(model.parameters() for model in models), strict=True):
-        torch.testing.assert_close(one, other, atol=5e-5, rtol=0)
+        # Kept log-probabilities are rounded to 0.1%, which turns the first step of AdamW round where a gradient is next to 0.
+        assert float((one - other).detach().abs().mean()) < 5e-6
 
 
 def test_a_teacher_of_other_tokens_shows_no_layers(student_folder: Path, tmp_path: Path) -> None:

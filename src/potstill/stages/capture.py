@@ -11,17 +11,18 @@ from ..lessons import read_lessons
 from ..progress import Progress
 from ..pupil import label_teachers, pupil_of
 from ..runfolder import RunFolder
-from ..teacher_signals import SignalShape, capture, open_store
-from ..types import Example, Signal
+from ..teacher_signals import capture, open_store, shape_of
+from ..types import Example
 
 
 def inputs(job: Job) -> Any:
-    needs = [loss.kind for loss in job.train.losses if Signal.TEXT < loss.needs < Signal.HIDDEN]
+    needs = [loss.kind for loss in job.train.on_cells()]
     if not needs or job.train.signals == "live":
         return None
     if job.labels:
         return ["labels", job.train.precision] if scores_labels(job.teachers) else None
-    return [needs, job.train.top_k, job.train.temperature, job.train.precision, job.student.identity()]
+    kept = ["sampled", job.train.draws] if job.samples_signals else ["top_k", job.train.top_k]
+    return [needs, *kept, job.train.temperature, job.train.precision, job.student.identity()]
 
 
 def run(job: Job, folder: RunFolder) -> None:
@@ -33,12 +34,13 @@ def run(job: Job, folder: RunFolder) -> None:
         return
     pupil = pupil_of(job)
     tokenizer, rows = pupil.tokenizer, pupil.encode(lessons).rows
-    shape = SignalShape(job.train.top_k, job.train.temperature, job.train.micro_batch_tokens, job.train.precision)
+    shape = shape_of(job.train, sampled=job.samples_signals)
     teachers = job.teachers_for(folder)
-    store = open_store(teachers, tokenizer, folder.signals, shape)
+    store = open_store(teachers, tokenizer, job.signals_path, shape)
     with Progress(folder, "capture", len(rows)) as bar:
         captured = capture(teachers, tokenizer, rows, store, shape, bar)
-    folder.event("captured", rows=captured, tokens=store.num_tokens, top_k=store.top_k)
+    kept = {"draws": shape.draws} if shape.draws else {"top_k": shape.top_k}
+    folder.event("captured", rows=captured, tokens=store.num_tokens, bytes=store.num_bytes, folder=str(store.folder), **kept)
 
 
 def _score_labels(job: Job, folder: RunFolder, examples: Sequence[Example]) -> None:

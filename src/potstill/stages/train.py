@@ -21,7 +21,7 @@ from ..progress import Progress
 from ..pupil import Pupil, label_teachers, pupil_of
 from ..runfolder import RunFolder, fingerprint
 from ..student import copy_model, load_model
-from ..teacher_signals import LiveSignals, SignalShape, StoredSignals, capture, live_signals, open_store, vocabulary_problem
+from ..teacher_signals import LiveSignals, StoredSignals, capture, live_signals, open_store, shape_of, vocabulary_problem
 from ..training import Training, train
 from ..transfer import TeacherInsides
 from ..types import Lesson, Signal
@@ -89,8 +89,7 @@ def _taught(job: Job, training: Training, pupil: Pupil, lessons: Sequence[Lesson
     if all(loss.needs == Signal.TEXT for loss in job.train.losses):
         return training
     if not job.labels:
-        on_cells = any(Signal.TEXT < loss.needs < Signal.HIDDEN for loss in job.train.losses)
-        signals = _signals(job, folder, pupil.tokenizer, training.rows) if on_cells else None
+        signals = _signals(job, folder, pupil.tokenizer, training.rows) if job.train.on_cells() else None
         return _shown(job, replace(training, signals=signals), pupil)
     teachers, scored = label_teachers(job, folder), {}
     if scores_labels(job.teachers):
@@ -115,11 +114,11 @@ def _shown(job: Job, training: Training, pupil: Pupil) -> Training:
 
 
 def _signals(job: Job, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Signals:
-    shape = SignalShape(job.train.top_k, job.train.temperature, job.train.micro_batch_tokens, job.train.precision)
+    shape = shape_of(job.train, sampled=job.samples_signals)
     teachers = job.teachers_for(folder)
     if job.train.signals == "live":
         return live_signals(teachers, tokenizer, shape)
-    store = open_store(teachers, tokenizer, folder.signals, shape)
+    store = open_store(teachers, tokenizer, job.signals_path, shape)
     with Progress(folder, "capture", len(rows)) as bar:  # nothing to do, unless the signals were deleted since
         capture(teachers, tokenizer, rows, store, shape, bar)
     return StoredSignals(store)
