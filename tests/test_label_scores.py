@@ -142,8 +142,9 @@ def test_a_store_keeps_every_whole_line_of_a_killed_process_and_finds_damage(tmp
         file.write(b'{"asked": "4", "logp": [0.0, -1')
     again = LabelStore(tmp_path, {"teacher": "t"}, 3)
     assert {name: logp.tolist() for name, logp in again.scores.items()} == {name: logp.tolist() for name, logp in rows.items()}
+    store.add({"3": rows["1"]})  # another process, which was open when the line was torn
     again.add({"4": rows["0"]})
-    assert list(LabelStore(tmp_path, {"teacher": "t"}, 3).scores) == ["0", "1", "2", "4"]
+    assert list(LabelStore(tmp_path, {"teacher": "t"}, 3).scores) == ["0", "1", "2", "3", "4"]
     assert LabelStore(tmp_path, {"teacher": "u"}, 3).scores == {}
     lines = store.path.read_text().splitlines()
     damaged = [json.dumps({**json.loads(lines[0]), "logp": [-0.5, -1.5, -2.5]}), *lines[1:]]

@@ -166,6 +166,23 @@ def test_micro_batches_never_change_the_weights(family: str, soft: bool, request
     )
 
 
+def test_two_processes_end_with_the_weights_of_one(bert_folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "go.py"
+    script.write_text(
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
+        "from accelerate import PartialState; from test_labels import training; from potstill.training import train\n"
+        "assert PartialState(cpu=True).num_processes == 2\n"
+        "train(training(Path(sys.argv[1]), Path(sys.argv[2]), batch_size=7))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    arguments = [str(bert_folder), str(tmp_path / "two"), str(Path(__file__).parent)]
+    own = {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([*command, *arguments], env={**os.environ, **own}, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    train(training(bert_folder, tmp_path / "one", batch_size=7))
+    assert largest_gap(weights(tmp_path / "one"), weights(tmp_path / "two")) < 2e-5
+
+
 def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
     """With dropout, whose draws go on where the checkpoint left them."""
     folder = save_bert(tmp_path / "bert", dropout=0.1)

@@ -131,9 +131,9 @@ def test_a_local_teachers_scores_reach_the_student_and_are_captured_once(
                    train={"epochs": 1, "batch_size": 12, "validations": 1})  # fmt: skip
     write_rows(tmp_path / "gold.jsonl", data(24))
     assert [loss.kind for loss in job.train.losses] == ["cross_entropy", "forward_kl"]
-    folder = run_job(job)
+    run_job(job)
     assert [(event["rows"], event["labels"]) for event in events(job, "captured")] == [(24, 3)]
-    (place,) = folder.signals.glob("labels-*/scores.jsonl")
+    (place,) = job.signals_path.glob("labels-*/scores.jsonl")
     assert len(list(read_rows(place))) == 24
     student = next(event for event in events(job, "step") if event["role"] == "student")
     control = next(event for event in events(job, "step") if event["role"] == "control")
@@ -141,7 +141,7 @@ def test_a_local_teachers_scores_reach_the_student_and_are_captured_once(
     again = Job(folder=tmp_path, **{**job.resolved(), "train": {**job.resolved()["train"], "temperature": 2.0}})
     assert {stage.stage for stage in plan_job(again) if not stage.done} >= {"train", "evaluate"}
     assert "capture" not in {stage.stage for stage in plan_job(again) if not stage.done}, "temperature is no part of the scores"
-    shutil.rmtree(folder.signals)
+    shutil.rmtree(job.signals_path)
     run_job(again)
     assert len(list(read_rows(place))) == 24
 
@@ -259,7 +259,7 @@ def test_a_kill_while_labels_are_scored_or_learned_is_made_good_by_the_next_run(
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     assert subprocess.run(command, check=False, capture_output=True).returncode == -9
-    (place,) = (job.run_path / "signals").glob("labels-*/scores.jsonl")
+    (place,) = job.signals_path.glob("labels-*/scores.jsonl")
     assert len(list(read_rows(place))) == 64
     run_job(job)
     assert [event["rows"] for event in events(job, "captured")] == [150 - 64]

@@ -1,6 +1,6 @@
 """How likely a teacher on this machine finds each label of a closed set: scored once, kept on the disk by content.
 
-    signals/labels-<identity>/scores.jsonl   {"asked", "logp", "crc"} a line
+    <folder>/labels-<identity>/scores.jsonl   {"asked", "logp", "crc"} a line
 
 The score of a label is the sum of its tokens' log-probabilities behind the prompt, its end of turn among them, so that "card"
 has no share of what "card_arrival" is given. Normalised over the labels, the scores of one prompt are the teacher's distribution:
@@ -13,7 +13,9 @@ H hidden size, W words.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import fcntl
 import json
 import math
 import os
@@ -50,7 +52,7 @@ CACHED_POSITIONS = 16384
 
 
 class LabelStore:
-    """One teacher's scores of one set of labels. Killed at any moment, it keeps every whole line."""
+    """One teacher's scores of one set of labels. Killed at any moment, it keeps every whole line; several processes may add."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], num_labels: int) -> None:
         self.folder = folder / f"labels-{fingerprint(identity)[:16]}"
@@ -58,13 +60,15 @@ class LabelStore:
         self.path = self.folder / "scores.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "identity.json", dict(identity))
-        self._close_torn_line()
-        self.scores = {row["asked"]: self._checked(row) for row in self._rows()}
+        with self._alone():
+            self._cut_torn_line()
+            self.scores = {row["asked"]: self._checked(row) for row in self._rows()}
 
     def add(self, scores: Mapping[str, LabelLogp]) -> None:
         """Appends rows, synced before they count."""
         lines = [{"asked": asked, "logp": [float(one) for one in logp], "crc": _crc(logp)} for asked, logp in scores.items()]
-        with self.path.open("ab") as file:
+        with self._alone(), self.path.open("ab") as file:
+            self._cut_torn_line()
             file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())
@@ -85,10 +89,21 @@ class LabelStore:
     def _damaged(self) -> ModelError:
         return ModelError(f"the label scores in {self.folder} are damaged; delete that folder and run again")
 
-    def _close_torn_line(self) -> None:
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with (self.folder / "lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _cut_torn_line(self) -> None:
         """Cuts a last line that a killed process left half written."""
-        if self.path.is_file() and not (whole := self.path.read_bytes()).endswith(b"\n"):
-            os.truncate(self.path, whole.rfind(b"\n") + 1)
+        if not self.path.is_file() or self.path.stat().st_size == 0:
+            return
+        with self.path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) == b"\n":
+                return
+        os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
 
 
 def _crc(logp: LabelLogp) -> int:

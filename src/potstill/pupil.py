@@ -70,4 +70,4 @@ def pupil_of(job: Job) -> Pupil:
 def label_teachers(job: Job, folder: RunFolder) -> LabelTeachers:
     """The job's teachers as scorers of labels."""
     teachers: Sequence[Any] = job.teachers_for(folder)
-    return LabelTeachers(teachers, job.task, folder.signals, job.train.micro_batch_tokens, job.train.precision)
+    return LabelTeachers(teachers, job.task, job.signals_path, job.train.micro_batch_tokens, job.train.precision)
