@@ -1,56 +1,37 @@
-"""The loss engine: any divergence over teacher cells, without the logits of the whole batch.
+"""The loss engine: any divergence between student and teacher, without the logits of the whole batch.
 
-Names of tensors carry their shape: N target tokens, H hidden size, V vocabulary, K teacher entries a token, C = K + 1
-cells (the K singletons S and one tail cell that holds the rest of the vocabulary).
+Names of tensors carry their shape: N target tokens, H hidden size, V vocabulary, K teacher entries a token, C cells: the K
+singletons S and one tail cell that holds the rest of the vocabulary.
 
 Let l_c = log Q_c be the student's cell log-probabilities, L(l) a loss, g_c = dL/dl_c and G = sum of all g_c. With
 q = softmax(z), dl_c/dz_j = [j in c] q_j / Q_c - q_j, so
 
     on S:       dL/dz_j = g_j - q_j G
-    outside S:  dL/dz_j = q_j (g_tail / Q_tail - G) = r_j (g_tail - Q_tail G),   r = softmax over the tail alone
+    outside S:  dL/dz_j = q_j (g_tail / Q_tail - G)
 
-The second form never divides by a tail probability that underflows. So a loss is a few lines of plain torch over
-[N, C], differentiated there by autograd, and one chunked pass over tokens gives loss and gradients: no more than
-CHUNK_BYTES of logits live at a time.
+So a loss is a few lines of plain torch over [N, C], differentiated there by autograd. What is left is the same for every loss:
+`sparse.py` for teachers that name a few words, `dense.py` for a teacher that is there with its own projection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from .sparse import Result, sparse_losses
+from .terms import Cells as Cells
+from .terms import Formula as Formula
+from .terms import Full as Full
+from .terms import Head as Head
+from .terms import Term as Term
+from .terms import tail_logp as tail_logp
+from .terms import target_loss as target_loss
+from .terms import text_cells as text_cells
+from .tiles import Wants
+
 CHUNK_BYTES = 32 * 2**20
-Formula = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-class Head(NamedTuple):
-    """The projection onto the vocabulary: logits = softcap(scale (h W^T + b)); only `num_words` rows are real words."""
-
-    weight_VH: torch.Tensor
-    bias_V: torch.Tensor | None
-    scale: float
-    softcap: float | None
-    num_words: int
-
-
-class Cells(NamedTuple):
-    """What a teacher says of N tokens: K words each with log-probabilities; the tail holds what they leave."""
-
-    index_NK: torch.Tensor
-    logp_NK: torch.Tensor
-
-
-class Term(NamedTuple):
-    """One loss of the weighted sum. Its value and gradient are multiplied by weight and temperature^2, and those of each
-    token by what the token counts; None: all count 1."""
-
-    formula: Formula
-    cells: Cells
-    weight: float
-    temperature: float
-    counts_N: torch.Tensor | None = None
 
 
 def cell_losses(hidden_NH: torch.Tensor, head: Head, terms: Sequence[Term]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,22 +40,6 @@ def cell_losses(hidden_NH: torch.Tensor, head: Head, terms: Sequence[Term]) -> t
     apply: Any = _CellLosses.apply
     total, sums = apply(hidden_NH, head.weight_VH, head.bias_V, head, tuple(terms), torch.is_grad_enabled())
     return total, sums
-
-
-def tail_logp(logp_NK: torch.Tensor) -> torch.Tensor:
-    """log(1 - sum of the K probabilities) [N]; -inf where they leave nothing (to the precision of the sum)."""
-    rest_N = 1.0 - logp_NK.double().exp().sum(dim=-1)
-    return torch.where(rest_N > 0, rest_N.clamp_min(1e-300).log(), -torch.inf).to(logp_NK.dtype)
-
-
-def text_cells(target_N: torch.Tensor) -> Cells:
-    """The text as a teacher that is sure: one cell of probability 1."""
-    return Cells(target_N[:, None], torch.zeros(len(target_N), 1, device=target_N.device))
-
-
-def target_loss(student_logp_NC: torch.Tensor, teacher_logp_NC: torch.Tensor) -> torch.Tensor:
-    """Cross entropy with the text: the formula of the validation loss [N]."""
-    return -student_logp_NC[:, 0]
 
 
 @torch.no_grad()
@@ -92,6 +57,9 @@ def teacher_cells(hidden_NH: torch.Tensor, head: Head, top_k: int, temperature: 
 
 
 class _CellLosses(torch.autograd.Function):
+    """Gradients are made with the value, and kept for one backward pass, which scales them in place: a copy would be as
+    large as the head. A second one, which few ask for, makes them anew."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -102,47 +70,33 @@ class _CellLosses(torch.autograd.Function):
         terms: tuple[Term, ...],
         learning: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        needs_hidden, needs_weight, needs_bias = (learning and needed for needed in ctx.needs_input_grad[:3])
-        with torch.autocast(hidden_NH.device.type, enabled=False):
-            exact = torch.float64 if hidden_NH.dtype == torch.float64 else torch.float32
-            words_WH = weight_VH[: head.num_words].to(hidden_NH.dtype)
-            bias_W = None if bias_V is None else bias_V[: head.num_words].to(exact)
-            sums = torch.zeros(len(terms), dtype=exact, device=hidden_NH.device)
-            d_hidden = torch.empty_like(hidden_NH) if needs_hidden else None
-            d_weight = torch.zeros(weight_VH.shape, dtype=exact, device=hidden_NH.device) if needs_weight else None
-            d_bias = torch.zeros(weight_VH.shape[0], dtype=exact, device=hidden_NH.device) if needs_bias else None
-            size = max(1, CHUNK_BYTES // (4 * head.num_words))
-            for start in range(0, hidden_NH.shape[0], size):
-                rows = slice(start, start + size)
-                h_nH = hidden_NH[rows]
-                z_nW = _logits(h_nH, words_WH, bias_W, head, exact)
-                dz_nW = torch.zeros_like(z_nW) if needs_hidden or needs_weight or needs_bias else None
-                for number, term in enumerate(terms):
-                    sums[number] += _term(z_nW, _rows_of(term, rows), dz_nW)
-                if dz_nW is None:
-                    continue
-                _through_head(dz_nW, z_nW, head)
-                low_nW = dz_nW.to(hidden_NH.dtype)
-                if d_hidden is not None:
-                    d_hidden[rows] = low_nW @ words_WH
-                if d_weight is not None:
-                    d_weight[: head.num_words] += low_nW.T @ h_nH
-                if d_bias is not None:
-                    d_bias[: head.num_words] += dz_nW.sum(dim=0)
-        ctx.gradients = (d_hidden, d_weight, d_bias)
-        ctx.dtypes = (hidden_NH.dtype, weight_VH.dtype, None if bias_V is None else bias_V.dtype)
-        shares = torch.tensor([t.weight * t.temperature**2 for t in terms], dtype=exact, device=hidden_NH.device)
-        ctx.mark_non_differentiable(sums)
-        return (sums * shares).sum(), sums
+        ctx.again = (head, terms)
+        ctx.save_for_backward(hidden_NH, weight_VH, bias_V)
+        wants = Wants(*(learning and needed for needed in ctx.needs_input_grad[:3]))
+        result = _losses(hidden_NH, head._replace(weight_VH=weight_VH, bias_V=bias_V), terms, wants)
+        ctx.gradients = result[1:]
+        shares = [term.weight * term.temperature**2 for term in terms]
+        total = (result.sums * torch.tensor(shares, dtype=result.sums.dtype, device=result.sums.device)).sum()
+        ctx.mark_non_differentiable(result.sums)
+        return total, result.sums
 
     @staticmethod
     def backward(ctx: Any, *outputs: Any) -> tuple[Any, ...]:
-        scale = outputs[0]
-        given = tuple(
-            None if gradient is None else (gradient * scale.to(gradient.dtype)).to(dtype)
-            for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
-        )
-        return (*given, None, None, None)
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            hidden_NH, weight_VH, bias_V = ctx.saved_tensors
+            head, terms = ctx.again
+            wants = Wants(*ctx.needs_input_grad[:3])
+            gradients = _losses(hidden_NH, head._replace(weight_VH=weight_VH, bias_V=bias_V), terms, wants)[1:]
+        if outputs[0].device.type != "cpu" or float(outputs[0]) != 1.0:  # to look at it elsewhere would wait for the device
+            gradients = tuple(gradient if gradient is None else gradient.mul_(outputs[0]) for gradient in gradients)
+        return (*gradients, None, None, None)
+
+
+@torch.no_grad()
+def _losses(hidden_NH: torch.Tensor, head: Head, terms: Sequence[Term], wants: Wants) -> Result:
+    with torch.autocast(hidden_NH.device.type, enabled=False):
+        return sparse_losses(hidden_NH.detach(), head, terms, wants)
 
 
 def _logits(
@@ -156,48 +110,3 @@ def _logits(
     if head.softcap is not None:
         z_nW = head.softcap * torch.tanh(z_nW / head.softcap)
     return z_nW
-
-
-def _through_head(dz_nW: torch.Tensor, z_nW: torch.Tensor, head: Head) -> None:
-    """Carries the gradient of the logits back through softcap and scale, in place."""
-    if head.softcap is not None:
-        dz_nW *= 1.0 - (z_nW / head.softcap) ** 2
-    if head.scale != 1.0:
-        dz_nW *= head.scale
-
-
-def _rows_of(term: Term, rows: slice) -> Term:
-    cells = Cells(term.cells.index_NK[rows], term.cells.logp_NK[rows])
-    return term._replace(cells=cells, counts_N=None if term.counts_N is None else term.counts_N[rows])
-
-
-def _term(z_nW: torch.Tensor, term: Term, dz_nW: torch.Tensor | None) -> torch.Tensor:
-    """The term's sum over these tokens; adds its gradient into `dz_nW`."""
-    cells = term.cells
-    soft_nW = z_nW / term.temperature if term.temperature != 1.0 else z_nW.clone()
-    inside_nK = soft_nW.gather(1, cells.index_NK)
-    soft_nW.scatter_(1, cells.index_NK, -torch.inf)  # what is left is the tail
-    tail_n = torch.logsumexp(soft_nW, dim=1)
-    all_n = torch.logaddexp(torch.logsumexp(inside_nK, dim=1), tail_n)
-    has_tail = cells.index_NK.shape[1] < z_nW.shape[1]
-    student_nC = inside_nK - all_n[:, None]
-    teacher_nC = cells.logp_NK.to(student_nC.dtype)
-    if has_tail:
-        student_nC = torch.cat([student_nC, (tail_n - all_n)[:, None]], dim=1)
-        teacher_nC = torch.cat([teacher_nC, tail_logp(teacher_nC)[:, None]], dim=1)
-    with torch.enable_grad():
-        student_nC = student_nC.detach().requires_grad_(dz_nW is not None)
-        loss_n = term.formula(student_nC, teacher_nC)
-        loss = (loss_n if term.counts_N is None else loss_n * term.counts_N.to(loss_n.dtype)).sum()
-    if dz_nW is not None:
-        (g_nC,) = torch.autograd.grad(loss, student_nC)
-        share = term.weight * term.temperature  # T^2 of the loss and 1/T of the softened logits
-        whole_n = g_nC.sum(dim=1)
-        num_inside = cells.index_NK.shape[1]
-        q_nC = student_nC.detach().exp()
-        on_nK = g_nC[:, :num_inside] - q_nC[:, :num_inside] * whole_n[:, None]
-        if has_tail:
-            outside_n = g_nC[:, -1] - q_nC[:, -1] * whole_n
-            dz_nW.addcmul_(soft_nW.sub_(tail_n[:, None]).exp_(), share * outside_n[:, None])
-        dz_nW.scatter_add_(1, cells.index_NK, share * on_nK)
-    return loss.detach()

@@ -1,0 +1,113 @@
+"""Losses over a few words of each token: two passes over tiles of the vocabulary, whatever the formulas.
+
+Pass 1 rebuilds each tile's logits, takes the teachers' words out of them and keeps a running log-sum-exp of the rest. Then
+the formulas are differentiated, over [N, K + 1] cells. Pass 2 rebuilds each tile, makes it the gradient of the logits, and
+multiplies: each tile of dW is one complete product over the block's tokens, with no sum of rounded parts.
+
+That is 8 N V H operations: 6 for the three products and 2 for making the logits twice, less where the budget of memory has
+room to keep tiles.
+
+Names of tensors carry their shape: N tokens of the block, H hidden size, V vocabulary, W words of one tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from .entries import Group
+from .terms import Cells, Head, Term
+from .tiles import Plan, Tiles, Wants, exact_dtype, plan
+
+
+class Result(NamedTuple):
+    """Each term's sum without its weight, and the gradients of the weighted sum of all that were asked for."""
+
+    sums: torch.Tensor
+    hidden_NH: torch.Tensor | None
+    weight_VH: torch.Tensor | None
+    bias_V: torch.Tensor | None
+
+
+def no_result(hidden_NH: torch.Tensor, head: Head, num_terms: int, wants: Wants) -> Result:
+    """Room for the result: nothing summed yet, and no gradient for the rows of padding."""
+    weight_VH = torch.empty_like(head.weight_VH, requires_grad=False) if wants.weight else None
+    bias_V = torch.empty_like(head.bias_V, requires_grad=False) if wants.bias and head.bias_V is not None else None
+    for gradient in (weight_VH, bias_V):
+        if gradient is not None:
+            gradient[head.num_words if len(hidden_NH) else 0 :] = 0
+    sums = torch.zeros(num_terms, dtype=exact_dtype(hidden_NH), device=hidden_NH.device)
+    return Result(sums, torch.empty_like(hidden_NH) if wants.hidden else None, weight_VH, bias_V)
+
+
+def sparse_losses(hidden_NH: torch.Tensor, head: Head, terms: Sequence[Term], wants: Wants) -> Result:
+    """All terms have Cells."""
+    result = no_result(hidden_NH, head, len(terms), wants)
+    by_temperature: dict[float, dict[int, Term]] = {}
+    for number, term in enumerate(terms):
+        by_temperature.setdefault(term.temperature, {})[number] = term
+    num_entries = sum(term.cells.index_NK.shape[1] for term in terms if isinstance(term.cells, Cells))
+    cut = plan(hidden_NH, head, num_entries, len(by_temperature), wants.any)
+    for start in range(0, len(hidden_NH), cut.num_tokens):
+        rows = slice(start, min(start + cut.num_tokens, len(hidden_NH)))
+        groups = [Group(some, rows, head, exact_dtype(hidden_NH)) for some in by_temperature.values()]
+        _block(hidden_NH[rows], rows, head, groups, cut, wants, result)
+    return result
+
+
+def _block(
+    hidden_NH: torch.Tensor, rows: slice, head: Head, groups: Sequence[Group], cut: Plan, wants: Wants, result: Result
+) -> None:
+    tiles = Tiles(hidden_NH, head, cut)
+    places = [group.places(tiles.bounds) for group in groups]
+    for number in range(len(tiles)):
+        z_NW = tiles.logits(number, tiles.product(number, tiles.weight(number)))
+        for group, place in zip(groups, places, strict=True):
+            y_NW, factor = tiles.softened(number, z_NW), tiles.factor(group.temperature)
+            group.see(y_NW, factor, tiles.bounds[number], place[number])
+    for group in groups:
+        for name, value in group.settle(wants.any).items():
+            result.sums[name] += value
+    if not wants.any:
+        return
+    d_hidden_NH = torch.zeros(hidden_NH.shape, dtype=tiles.exact, device=hidden_NH.device) if wants.hidden else None
+    for number in reversed(range(len(tiles))):  # the last logits may still be in the cache, or kept
+        weight_WH = tiles.weight(number)
+        raw_NW = tiles.product(number, weight_WH, again=True)
+        dz_NW = _gradient(number, tiles, raw_NW, groups, [place[number] for place in places])
+        if result.bias_V is not None:
+            _put(result.bias_V[tiles.words(number)], dz_NW.sum(dim=0), first=rows.start == 0)
+        low_NW = tiles.lowered(dz_NW, raw_NW)
+        if result.weight_VH is not None:
+            put_product(result.weight_VH[tiles.words(number)], low_NW.T, tiles.hidden_NH, first=rows.start == 0)
+        if d_hidden_NH is not None:
+            put_product(d_hidden_NH, low_NW, weight_WH, first=False)
+    if result.hidden_NH is not None and d_hidden_NH is not None:
+        result.hidden_NH[rows] = d_hidden_NH
+
+
+def _gradient(number: int, tiles: Tiles, raw_NW: torch.Tensor, groups: Sequence[Group], places: Sequence[slice]) -> torch.Tensor:
+    """The gradient of the tile's products, before softcap and scale."""
+    z_NW = tiles.logits(number, raw_NW)
+    total_NW = tiles.total(number) if len(groups) > 1 else None
+    for position, (group, place) in enumerate(zip(groups, places, strict=True)):
+        y_NW, factor = tiles.softened(number, z_NW), tiles.factor(group.temperature)
+        dz_NW = group.give(y_NW, factor, tiles.bounds[number], place)
+        if total_NW is not None:
+            dz_NW = total_NW.copy_(dz_NW) if position == 0 else total_NW.add_(dz_NW)
+    tiles.through_head(dz_NW, z_NW)
+    return dz_NW
+
+
+def put_product(target: torch.Tensor, left: torch.Tensor, right: torch.Tensor, first: bool) -> None:
+    """target = left @ right, or += where it is not the first; in the target's dtype where that is not the factors' own."""
+    if target.dtype == left.dtype:
+        torch.mm(left, right, out=target) if first else target.addmm_(left, right)
+    else:
+        _put(target, left @ right, first)
+
+
+def _put(target: torch.Tensor, value: torch.Tensor, first: bool) -> None:
+    target.copy_(value) if first else target.add_(value)
