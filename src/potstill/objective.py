@@ -86,8 +86,7 @@ class Objective(nn.Module):
         assert told is not None
         with watching(self.model, self.transfer.places("student")) as seen:
             hidden_NH, head = self.outlook(batch)
-        # Without terms too: then the head gets gradients of 0, as other processes expect of every parameter.
-        total, cell_sums = cell_losses(hidden_NH, head, terms)
+        total, cell_sums = cell_losses(hidden_NH, head, terms) if terms else _nothing(hidden_NH, head)
         more, layer_sums = self.transfer(seen, told.insides, batch)
         of_cells, of_layers = iter(cell_sums), iter(layer_sums)
         sums = [next(of_layers if isinstance(loss, LayerLoss) else of_cells) for loss in self.losses]
@@ -123,3 +122,10 @@ class Objective(nn.Module):
         assert told is not None
         assert told.cells is not None
         return Term(loss.formula, told.cells, loss.weight, self.temperature, batch.weight_N)
+
+
+def _nothing(hidden_NH: torch.Tensor, head: Head) -> tuple[torch.Tensor, torch.Tensor]:
+    """No loss over cells: gradients of 0 for the head and the last states, as other processes expect of every parameter."""
+    parts = (hidden_NH, head.weight_VH, *([] if head.bias_V is None else [head.bias_V]))
+    total = torch.stack([part.sum().float() * 0.0 for part in parts]).sum()
+    return total, total.new_zeros(0)
