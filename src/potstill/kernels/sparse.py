@@ -53,14 +53,11 @@ def sparse_losses(hidden_NH: torch.Tensor, head: Head, terms: Sequence[Term], wa
     for start in range(0, len(hidden_NH), cut.num_tokens):
         rows = slice(start, min(start + cut.num_tokens, len(hidden_NH)))
         groups = [Group(some, rows, head, exact_dtype(hidden_NH)) for some in by_temperature.values()]
-        _block(hidden_NH[rows], rows, head, groups, cut, wants, result)
+        _block(Tiles(hidden_NH[rows], head, cut), rows, groups, wants, result)
     return result
 
 
-def _block(
-    hidden_NH: torch.Tensor, rows: slice, head: Head, groups: Sequence[Group], cut: Plan, wants: Wants, result: Result
-) -> None:
-    tiles = Tiles(hidden_NH, head, cut)
+def _block(tiles: Tiles, rows: slice, groups: Sequence[Group], wants: Wants, result: Result) -> None:
     places = [group.places(tiles.bounds) for group in groups]
     for number in range(len(tiles)):
         z_NW = tiles.logits(number, tiles.product(number, tiles.weight(number)))
@@ -72,7 +69,7 @@ def _block(
             result.sums[name] += value
     if not wants.any:
         return
-    d_hidden_NH = torch.zeros(hidden_NH.shape, dtype=tiles.exact, device=hidden_NH.device) if wants.hidden else None
+    d_hidden_NH = torch.zeros_like(tiles.hidden_NH, dtype=tiles.exact) if wants.hidden else None
     for number in reversed(range(len(tiles))):  # the last logits may still be in the cache, or kept
         weight_WH = tiles.weight(number)
         raw_NW = tiles.product(number, weight_WH, again=True)
