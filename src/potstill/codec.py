@@ -33,7 +33,6 @@ Array = npt.NDArray[Any]
 RANKED_WORDS = 2**15
 """Words whose rank is learned and kept in the code; the others follow in the order of their ids, which byte-pair encoding
 makes an order of frequency too."""
-UNSEEN_SHARE = 0.05
 MOST_BITS = 16
 """Of one code: it is read from a window of 32 bits that begins at any 16th bit."""
 NUM_BUCKETS = (8, 12, 16, 20, 24, 32)
@@ -67,8 +66,11 @@ class WordCode:
         """The bucket of each rank."""
 
     def to_bytes(self) -> bytes:
+        """Inside a bucket the words stand by number, so most of their steps are small, and their high bytes 0."""
+        steps = np.diff(self.order_V[: self.num_ranked], prepend=0).astype("<i4")
+        packed = zlib.compress(steps.view(np.uint8).reshape(-1, 4).T.tobytes(), 9)
         head = MAGIC + struct.pack("<III", len(self.order_V), self.num_ranked, len(self.bits_B))
-        body = head + self.bits_B.astype(np.uint8).tobytes() + self.order_V[: self.num_ranked].astype("<u4").tobytes()
+        body = head + self.bits_B.astype(np.uint8).tobytes() + packed
         return body + struct.pack("<I", zlib.crc32(body))
 
     @staticmethod
@@ -78,21 +80,26 @@ class WordCode:
             raise ModelError("the code of the words is damaged")
         num_words, num_ranked, num_buckets = struct.unpack("<III", data[4:16])
         bits_B = np.frombuffer(data, np.uint8, num_buckets, 16).astype(np.int32)
-        ranked = np.frombuffer(data, "<u4", num_ranked, 16 + num_buckets).astype(np.int32)
+        planes = np.frombuffer(zlib.decompress(data[16 + num_buckets : -4]), np.uint8).reshape(4, num_ranked)
+        ranked = np.cumsum(np.ascontiguousarray(planes.T).view("<i4").ravel(), dtype=np.int32)
         return WordCode(ranked, bits_B, num_words)
 
 
 def learn_code(sets: WordSets, num_words: int) -> WordCode:
-    """The code that is shortest for these sets, among those of a few numbers of buckets."""
+    """The code that is shortest for these sets, among those of a few numbers of buckets.
+
+    Words that were seen once are not ranked: like them are those that will come and were not seen yet, so what they cost here
+    is what those will (Good and Turing's estimate of the unseen).
+    """
     seen_V = np.bincount(sets.words_U, minlength=num_words)
-    ranked = np.flatnonzero(seen_V)
+    ranked = np.flatnonzero(seen_V > 1)
     ranked = ranked[np.argsort(-seen_V[ranked], kind="stable")][:RANKED_WORDS].astype(np.int32)
     code = WordCode(ranked, np.array(_buckets(np.full(num_words, 1 / num_words), 1)), num_words)
     if not len(sets.sizes_N):
         return code
-    mass_V = (1 - UNSEEN_SHARE) * seen_V[code.order_V] / len(sets.words_U)
-    prior_V = 1.0 / np.arange(len(ranked) + 1, len(ranked) + 1 + num_words)  # frequencies fall as 1 / rank (Zipf)
-    mass_V += UNSEEN_SHARE * prior_V / prior_V.sum()
+    mass_V = seen_V[code.order_V].astype(np.float64)
+    mass_V[len(ranked) :] = _smoothed(mass_V[len(ranked) :])
+    mass_V /= mass_V.sum()
     codes = [WordCode(ranked, np.array(_buckets(mass_V, wanted)), num_words) for wanted in NUM_BUCKETS]
     rank_U, firsts_N = code.rank_V[sets.words_U], _firsts(sets.sizes_N)
 
@@ -100,7 +107,15 @@ def learn_code(sets: WordSets, num_words: int) -> WordCode:
         bucket_U = code.bucket_V[rank_U]
         return int(np.maximum.reduceat(bucket_U, firsts_N).sum() + code.bits_B[bucket_U].sum())
 
-    return min(codes, key=cost)
+    best = min(codes, key=cost)
+    by_number = np.lexsort((ranked, best.bucket_V[: len(ranked)]))
+    return WordCode(ranked[by_number], best.bits_B, num_words)
+
+
+def _smoothed(seen_V: Array) -> Array:
+    """The same number of words, spread evenly over each of 16 equal parts of the vocabulary; none is without any."""
+    parts = np.array_split(seen_V, 16)
+    return np.concatenate([np.full(len(part), (part.sum() + 0.5) / max(1, len(part))) for part in parts])
 
 
 def _buckets(mass_V: Array, wanted: int) -> tuple[int, ...]:
