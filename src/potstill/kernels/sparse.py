@@ -19,7 +19,7 @@ import torch
 
 from .entries import Group
 from .terms import Cells, Head, Term
-from .tiles import Plan, Tiles, Wants, exact_dtype, plan
+from .tiles import Tiles, Wants, exact_dtype, plan
 
 
 class Result(NamedTuple):
