@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from .dense import dense_losses
 from .sparse import Result, sparse_losses
 from .terms import Cells as Cells
 from .terms import Formula as Formula
@@ -93,10 +94,18 @@ class _CellLosses(torch.autograd.Function):
         return (*gradients, None, None, None)
 
 
+def _remember_freed_memory() -> None:
+    """glibc's malloc gives what is freed back to the system, and pays for it again page by page, until a large block was
+    freed once: then it keeps up to twice that. The arrays of a tile come and go a hundred times a call (8% of it)."""
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+
+
 @torch.no_grad()
 def _losses(hidden_NH: torch.Tensor, head: Head, terms: Sequence[Term], wants: Wants) -> Result:
+    _remember_freed_memory()
     with torch.autocast(hidden_NH.device.type, enabled=False):
-        return sparse_losses(hidden_NH.detach(), head, terms, wants)
+        dense = any(isinstance(term.cells, Full) for term in terms)
+        return (dense_losses if dense else sparse_losses)(hidden_NH.detach(), head, terms, wants)
 
 
 def _logits(

@@ -5,7 +5,7 @@ the formulas are differentiated, over [N, K + 1] cells. Pass 2 rebuilds each til
 multiplies: each tile of dW is one complete product over the block's tokens, with no sum of rounded parts.
 
 That is 8 N V H operations: 6 for the three products and 2 for making the logits twice, less where the budget of memory has
-room to keep tiles.
+room to keep tiles. Where the head learns nothing it is 4 (`frozen.py`), and for the value alone 2.
 
 Names of tensors carry their shape: N tokens of the block, H hidden size, V vocabulary, W words of one tile.
 """
@@ -13,13 +13,15 @@ Names of tensors carry their shape: N tokens of the block, H hidden size, V voca
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 
 from .entries import Group
+from .frozen import hidden_gradient, pass_over
 from .terms import Cells, Head, Term
-from .tiles import Tiles, Wants, exact_dtype, plan
+from .tiles import Tiles, Wants, exact_dtype, plan, put, put_product, unbend
 
 
 class Result(NamedTuple):
@@ -42,43 +44,68 @@ def no_result(hidden_NH: torch.Tensor, head: Head, num_terms: int, wants: Wants)
     return Result(sums, torch.empty_like(hidden_NH) if wants.hidden else None, weight_VH, bias_V)
 
 
+def by_temperature(terms: Sequence[Term]) -> dict[float, dict[int, Term]]:
+    """The terms of each temperature, with their places among all."""
+    found: dict[float, dict[int, Term]] = {}
+    for number, term in enumerate(terms):
+        found.setdefault(term.temperature, {})[number] = term
+    return found
+
+
+def parts(num_rows: int, most: int) -> list[slice]:
+    """As few parts as hold at most so many rows each, almost equal; at least a row each."""
+    num_parts = max(1, -(-num_rows // max(1, most)))
+    edges = [num_rows * number // num_parts for number in range(num_parts + 1)]
+    return [slice(start, end) for start, end in pairwise(edges) if end > start]
+
+
 def sparse_losses(hidden_NH: torch.Tensor, head: Head, terms: Sequence[Term], wants: Wants) -> Result:
     """All terms have Cells."""
     result = no_result(hidden_NH, head, len(terms), wants)
-    by_temperature: dict[float, dict[int, Term]] = {}
-    for number, term in enumerate(terms):
-        by_temperature.setdefault(term.temperature, {})[number] = term
+    sorted_terms = by_temperature(terms)
     num_entries = sum(term.cells.index_NK.shape[1] for term in terms if isinstance(term.cells, Cells))
-    cut = plan(hidden_NH, head, num_entries, len(by_temperature), wants.any)
-    for start in range(0, len(hidden_NH), cut.num_tokens):
-        rows = slice(start, min(start + cut.num_tokens, len(hidden_NH)))
-        groups = [Group(some, rows, head, exact_dtype(hidden_NH)) for some in by_temperature.values()]
+    cut = plan(hidden_NH, head, num_entries, len(sorted_terms), wants.any)
+    for rows in parts(len(hidden_NH), cut.num_tokens):
+        groups = [Group(some, rows, head, exact_dtype(hidden_NH)) for some in sorted_terms.values()]
         _block(Tiles(hidden_NH[rows], head, cut), rows, groups, wants, result)
     return result
 
 
 def _block(tiles: Tiles, rows: slice, groups: Sequence[Group], wants: Wants, result: Result) -> None:
     places = [group.places(tiles.bounds) for group in groups]
+    once = wants.hidden and not (wants.weight or wants.bias) and len(groups) == 1
+    sum_NH = pass_over(tiles, groups[0], places[0]) if once else None
+    if not once:
+        _see_all(tiles, groups, places)
+    for group in groups:
+        for name, value in group.settle(wants.any).items():
+            result.sums[name] += value
+    if sum_NH is not None and result.hidden_NH is not None:
+        result.hidden_NH[rows] = hidden_gradient(sum_NH, groups[0], tiles.head)
+    elif wants.any:
+        _give_all(tiles, groups, places, rows, result)
+
+
+def _see_all(tiles: Tiles, groups: Sequence[Group], places: Sequence[list[slice]]) -> None:
     for number in range(len(tiles)):
         z_NW = tiles.logits(number, tiles.product(number, tiles.weight(number)))
         for group, place in zip(groups, places, strict=True):
             y_NW, factor = tiles.softened(number, z_NW), tiles.factor(group.temperature)
             group.see(y_NW, factor, tiles.bounds[number], place[number])
-    for group in groups:
-        for name, value in group.settle(wants.any).items():
-            result.sums[name] += value
-    if not wants.any:
-        return
-    d_hidden_NH = torch.zeros_like(tiles.hidden_NH, dtype=tiles.exact) if wants.hidden else None
+
+
+def _give_all(tiles: Tiles, groups: Sequence[Group], places: Sequence[list[slice]], rows: slice, result: Result) -> None:
+    first = rows.start == 0
+    d_hidden_NH = None if result.hidden_NH is None else torch.zeros_like(tiles.hidden_NH, dtype=tiles.exact)
     for number in reversed(range(len(tiles))):  # the last logits may still be in the cache, or kept
         weight_WH = tiles.weight(number)
         raw_NW = tiles.product(number, weight_WH, again=True)
         dz_NW = _gradient(number, tiles, raw_NW, groups, [place[number] for place in places])
         if result.bias_V is not None:
-            _put(result.bias_V[tiles.words(number)], dz_NW.sum(dim=0), first=rows.start == 0)
+            put(result.bias_V[tiles.words(number)], dz_NW.sum(dim=0), first)
         low_NW = tiles.lowered(dz_NW, raw_NW)
         if result.weight_VH is not None:
-            put_product(result.weight_VH[tiles.words(number)], low_NW.T, tiles.hidden_NH, first=rows.start == 0)
+            put_product(result.weight_VH[tiles.words(number)], low_NW.T, tiles.hidden_NH, first)
         if d_hidden_NH is not None:
             put_product(d_hidden_NH, low_NW, weight_WH, first=False)
     if result.hidden_NH is not None and d_hidden_NH is not None:
@@ -94,17 +121,4 @@ def _gradient(number: int, tiles: Tiles, raw_NW: torch.Tensor, groups: Sequence[
         dz_NW = group.give(y_NW, factor, tiles.bounds[number], place)
         if total_NW is not None:
             dz_NW = total_NW.copy_(dz_NW) if position == 0 else total_NW.add_(dz_NW)
-    tiles.through_head(dz_NW, z_NW)
-    return dz_NW
-
-
-def put_product(target: torch.Tensor, left: torch.Tensor, right: torch.Tensor, first: bool) -> None:
-    """target = left @ right, or += where it is not the first; in the target's dtype where that is not the factors' own."""
-    if target.dtype == left.dtype:
-        torch.mm(left, right, out=target) if first else target.addmm_(left, right)
-    else:
-        _put(target, left @ right, first)
-
-
-def _put(target: torch.Tensor, value: torch.Tensor, first: bool) -> None:
-    target.copy_(value) if first else target.add_(value)
+    return unbend(dz_NW, z_NW, tiles.head)
