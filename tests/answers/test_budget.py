@@ -118,3 +118,25 @@ def test_a_purse_goes_on_with_what_was_charged_before() -> None:
     assert purse.reserve(REQUEST, PRICE)
     assert not purse.reserve(REQUEST, PRICE)
     assert "1 requests, 150 tokens and $0.0006 are spent" in str(purse.error())
+
+
+def test_each_teachers_tokens_a_byte_are_its_own() -> None:
+    purse = _purse(max_tokens=10**6)
+    other = Price(5.0, 5.0)
+    for _ in range(CERTAIN_AFTER):
+        _answered(purse, GOOD)
+    purse.reserve(REQUEST, other)
+    assert purse.under_way.prompt_tokens == PROMPT, "nothing is known of the other's tokenizer"
+
+
+def test_a_prompt_is_never_held_below_what_it_was_seen_to_take() -> None:
+    purse = _purse(max_tokens=10**6)
+    served = Reply("yes", "stop", 384, 2, 0.001)  # the server puts 300 tokens of its own before each prompt
+    for _ in range(CERTAIN_AFTER):
+        _answered(purse, served)
+    purse.reserve(REQUEST, PRICE)
+    assert purse.under_way.prompt_tokens >= 384
+    longer = Request("row", (Message("user", "x" * 8400),), Sampling(max_tokens=50))
+    before = purse.under_way.prompt_tokens
+    purse.reserve(longer, PRICE)
+    assert purse.under_way.prompt_tokens - before == 8400 + 300, "what is the server's own does not grow with the prompt"

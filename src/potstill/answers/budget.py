@@ -101,6 +101,32 @@ class _Row:
     """For the attempts that have ended."""
 
 
+@dataclass(slots=True)
+class _Lengths:
+    """How long prompts are in one teacher's tokens: the most tokens for a byte, and beyond one a byte.
+
+    A token holds a byte of the text at least, so what goes beyond is the teacher's own: its template, a prompt of its server.
+    """
+
+    replies: int = 0
+    tokens_a_byte: float = 0.0
+    beyond: int = 0
+
+    def learn(self, request: Request, prompt_tokens: int) -> None:
+        num_bytes = _bytes(request)
+        self.replies += 1
+        self.tokens_a_byte = max(self.tokens_a_byte, prompt_tokens / max(1, num_bytes))
+        self.beyond = max(self.beyond, prompt_tokens - num_bytes)
+
+    def most(self, request: Request) -> int:
+        """The most tokens that a prompt can take, never fewer than were seen of the same prompt."""
+        ratio = min(1.0, self.tokens_a_byte * MARGIN) if self.replies >= CERTAIN_AFTER else 1.0
+        return int(_bytes(request) * ratio) + max(TOKENS_A_MESSAGE * len(request.messages), self.beyond)
+
+
+UNSEEN_LENGTHS = _Lengths()
+
+
 class Purse:
     """A run's money: what is spent, what is under way, and whether one more request fits. One for all its teachers.
 
@@ -114,8 +140,7 @@ class Purse:
         self.refused = 0
         self._is_capped = budget.is_set
         self._rows: dict[tuple[int, Request], _Row] = {}  # by whose price it is: two teachers may be asked the same
-        self._replies = 0
-        self._tokens_a_byte = 0.0
+        self._lengths: dict[int, _Lengths] = {}  # by whose price it is: each teacher has a tokenizer and a template of its own
 
     def reserve(self, request: Request, price: Cost) -> bool:
         """Holds the most that sending this request once can cost; False when that could go over the cap."""
@@ -142,7 +167,7 @@ class Purse:
         row.charge = row.charge.plus(charge)
         self.under_way -= held
         self.spent += charge.amount
-        self._learn(request, attempt)
+        self._learn(request, attempt, price)
         return True
 
     def settle(self, request: Request, reply: Reply, price: Cost) -> Spend:
@@ -157,7 +182,7 @@ class Purse:
         if charge.amount.requests != reply.attempts:
             charge = _charged(reply, row.most, reply.attempts, is_priced=row.is_priced)
             self.spent += charge.amount - row.charge.amount
-            self._learn(request, reply)
+            self._learn(request, reply, price)
         cost_usd, prompt_tokens, completion_tokens, requests = charge.amount
         failures = int(reply.error is not None)
         more = {"unpriced": int(not charge.is_priced), "requests": requests, "estimated": int(charge.is_estimate)}
@@ -191,9 +216,7 @@ class Purse:
 
     def _most(self, request: Request, price: Cost) -> tuple[Amount, bool]:
         """The most that sending a request once can take, and whether its price is known."""
-        learned = self._replies >= CERTAIN_AFTER
-        ratio = min(1.0, self._tokens_a_byte * MARGIN) if learned else 1.0
-        prompt = int(_bytes(request) * ratio) + TOKENS_A_MESSAGE * len(request.messages)
+        prompt = self._lengths.get(id(price), UNSEEN_LENGTHS).most(request)
         answer = request.sampling.max_tokens
         cost = price.cost(prompt, answer)
         if cost is None and self.budget.max_cost_usd is not None:
@@ -203,10 +226,9 @@ class Purse:
             )
         return Amount(cost or 0.0, prompt, answer, 1), cost is not None
 
-    def _learn(self, request: Request, reply: Reply) -> None:
+    def _learn(self, request: Request, reply: Reply, price: Cost) -> None:
         if reply.prompt_tokens and reply.attempts == 1:  # those of several attempts are a sum
-            self._replies += 1
-            self._tokens_a_byte = max(self._tokens_a_byte, reply.prompt_tokens / max(1, _bytes(request)))
+            self._lengths.setdefault(id(price), _Lengths()).learn(request, reply.prompt_tokens)
 
     def _is_over(self, amount: Amount) -> bool:
         caps = (self.budget.max_cost_usd, self.budget.max_tokens, self.budget.max_requests)
