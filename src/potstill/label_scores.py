@@ -152,6 +152,12 @@ class LabelTeachers:
             for key in known
         }
 
+    def likeliest(self, examples: Sequence[Example], temperature: float) -> float | None:
+        """How likely the likeliest label of these rows is on average: what is to be thought of when a temperature is chosen."""
+        scored = self.softened(temperature)
+        found = [float(np.exp(scored[key].max())) for one in examples if (key := asked_key(self.task, one)) in scored]
+        return round(sum(found) / len(found), 4) if found else None
+
     def _score(self, teacher: Teacher, missing: Mapping[str, Example], store: LabelStore, bar: Progress) -> Captured:
         place = teacher.local_model()
         if place is None:

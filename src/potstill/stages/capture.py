@@ -45,9 +45,11 @@ def run(job: Job, folder: RunFolder) -> None:
 
 def _score_labels(job: Job, folder: RunFolder, examples: Sequence[Example]) -> None:
     """For a student with a head of labels: how likely the teachers find each label of each row."""
+    teachers = label_teachers(job, folder)
     with Progress(folder, "capture", len(examples) * len(job.teachers)) as bar:
-        captured = label_teachers(job, folder).capture(examples, bar)
-    folder.event("captured", rows=captured.scored, refused=captured.refused, labels=len(job.labels))
+        captured = teachers.capture(examples, bar)
+    likeliest = {f"likeliest_at_{t:g}": teachers.likeliest(examples, t) for t in (1.0, job.train.temperature)}
+    folder.event("captured", rows=captured.scored, refused=captured.refused, labels=len(job.labels), **likeliest)
     if captured.refused:
         folder.event("note", message=f"{captured.refused:,} prompts are too long for the teacher, or its chat template refuses "
                      "them: their labels are not scored, and the student learns their text alone")  # fmt: skip
