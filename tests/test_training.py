@@ -250,6 +250,26 @@ def test_captured_and_live_signals_give_the_same_weights(teacher_folder: Path, s
     assert largest_gap(weights(tmp_path / "live"), weights(tmp_path / "kept")) < 2e-5
 
 
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jensen_shannon"])
+def test_a_whole_live_distribution_teaches_as_all_words_kept_one_by_one(
+    teacher_folder: Path, student_folder: Path, tmp_path: Path, kind: str
+) -> None:
+    num_words = max(load_tokenizer(str(teacher_folder)).get_vocab().values()) + 1
+    losses = (load_plugin("losses", {"kind": "cross_entropy", "weight": 0.25}), load_plugin("losses", kind))
+    for name, shape in (("whole", SignalShape(1, 2.0, 512, whole=True)), ("kept", SignalShape(num_words, 2.0, 512))):
+        signals = LiveSignals(load_model(str(teacher_folder)), num_words, shape)
+        train(replace(training(student_folder, tmp_path / name, temperature=2.0), losses=losses, signals=signals))
+    assert largest_gap(weights(tmp_path / "whole"), weights(tmp_path / "kept")) < 2e-5
+
+
+@pytest.mark.parametrize("adaptation", ["full", "lora"])
+def test_activations_that_are_made_anew_change_nothing(student_folder: Path, tmp_path: Path, adaptation: str) -> None:
+    student = StudentSettings(model=str(student_folder), adaptation=adaptation, lora={"rank": 4, "alpha": 8})  # type: ignore[arg-type]
+    train(replace(training(student_folder, tmp_path / "kept"), student=student))
+    train(replace(training(student_folder, tmp_path / "anew", gradient_checkpointing=True), student=student))
+    assert largest_gap(weights(tmp_path / "kept"), weights(tmp_path / "anew")) < 2e-5
+
+
 @pytest.mark.parametrize("adaptation", ["lora", "dora"])
 def test_adapters_train_little_and_the_merged_model_says_the_same(student_folder: Path, tmp_path: Path, adaptation: str) -> None:
     base = training(student_folder, tmp_path)

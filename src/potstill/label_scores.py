@@ -33,7 +33,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .batches import Row, make_batches
 from .contracts import Task, Teacher
 from .errors import JobError, ModelError
-from .kernels.cells import CHUNK_BYTES, Head
+from .kernels.cells import CHUNK_BYTES, Head, logits
 from .labels import LabelLogp, asked_key, softened
 from .progress import Progress
 from .recipe import WIDTH_WORTH_BF16, uses_bf16
@@ -299,14 +299,10 @@ class LabelScorer:
 def target_logp(hidden_NH: torch.Tensor, head: Head, target_N: torch.Tensor) -> torch.Tensor:
     """Log-probabilities [N] of the targets among the head's real words, in fp32, chunk by chunk."""
     words_WH = head.weight_VH[: head.num_words].to(hidden_NH.dtype)
+    bias_W = None if head.bias_V is None else head.bias_V[: head.num_words].float()
     found = []
     size = max(1, CHUNK_BYTES // (4 * head.num_words))
     for h_nH, target_n in zip(hidden_NH.split(size), target_N.split(size), strict=True):
-        z_nW = (h_nH @ words_WH.T).float()
-        if head.bias_V is not None:
-            z_nW += head.bias_V[: head.num_words].float()
-        z_nW *= head.scale
-        if head.softcap is not None:
-            z_nW = head.softcap * torch.tanh(z_nW / head.softcap)
+        z_nW = logits(h_nH, words_WH, bias_W, head, torch.float32)
         found.append(z_nW.gather(1, target_n[:, None])[:, 0] - z_nW.logsumexp(dim=1))
     return torch.cat(found)

@@ -48,7 +48,7 @@ def make_learner(student: StudentSettings, settings: TrainSettings, device: torc
     keeps_rows_apart = keeps_packed_rows_apart(model)
     bf16 = uses_bf16(settings.precision, device.type, model.config.get_text_config().hidden_size)
     if settings.gradient_checkpointing:
-        enable: Any = model.gradient_checkpointing_enable
+        enable: Any = model.activation_checkpointing_enable
         enable()
     if student.adaptation != "full":
         model = add_lora(model, _lora_shape(student))
@@ -66,7 +66,7 @@ def make_classifier(student: StudentSettings, settings: TrainSettings, device: t
     learning_rate = settings.learning_rate or default_learning_rate(count_parameters(model), student.adaptation, classifies=True)
     bf16 = uses_bf16(settings.precision, device.type, model.config.get_text_config().hidden_size)
     if settings.gradient_checkpointing:
-        enable: Any = model.gradient_checkpointing_enable
+        enable: Any = model.activation_checkpointing_enable
         enable()
     if student.adaptation != "full":
         shape = _lora_shape(student)

@@ -17,7 +17,7 @@ from .batches import Batch, Row
 from .classifier import has_label_head, label_outlook
 from .contracts import LayerLoss, Loss
 from .insides import Insides, watching
-from .kernels.cells import Cells, Head, Term, cell_losses, target_loss, text_cells
+from .kernels.cells import Cells, Full, Head, Term, cell_losses, target_loss, text_cells
 from .student import head_of, hidden_states
 from .transfer import TeacherInsides, Transfer
 from .types import Signal
@@ -26,13 +26,13 @@ from .types import Signal
 class Told(NamedTuple):
     """What the teacher says of one batch's target tokens, and what it computes inside of the batch's lines."""
 
-    cells: Cells | None
+    cells: Cells | Full | None
     insides: Insides = MappingProxyType({})
 
     def to(self, device: torch.device) -> Told:
         insides = {place: tensor.to(device, non_blocking=True) for place, tensor in self.insides.items()}
-        if self.cells is None:
-            return Told(None, insides)
+        if self.cells is None or isinstance(self.cells, Full):  # a live teacher is on the student's device
+            return Told(self.cells, insides)
         index_NK, logp_NK = (tensor.to(device, non_blocking=True) for tensor in self.cells)
         return Told(Cells(index_NK, logp_NK), insides)
 
@@ -42,7 +42,7 @@ class Signals(Protocol):
 
     takes_packed: bool
 
-    def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells: ...
+    def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells | Full: ...
 
 
 class Objective(nn.Module):

@@ -91,7 +91,8 @@ class TrainSettings(Settings):
     signals: Literal["auto", "sampled", "top_k", "live"] = Field(
         default="auto",
         description="sampled, top_k: the teacher scores once, draws or its likeliest words are kept, and it leaves the memory; "
-        "live: it stays; auto: sampled where every loss takes draws and the teacher is on this machine, else top_k",
+        "live: it stays, and every word counts (of several teachers the likeliest); auto: sampled where every loss takes draws "
+        "and the teacher is on this machine, else top_k",
     )
     draws: int = Field(default=50, ge=1, le=4096, description="words drawn for a token from the teacher's distribution")
     top_k: int = Field(default=64, ge=1, le=65536, description="teacher log-probabilities kept for a token, beside the tail")

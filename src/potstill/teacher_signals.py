@@ -1,6 +1,7 @@
 """Local teachers' log-probabilities for training: from the disk, or from the teachers while the student learns.
 
-Both give the same cells, of the distribution at the distillation temperature. Sampled: the words of n draws with replacement,
+A teacher that stays gives its whole distribution. What is kept of one is cells of its distribution at the distillation
+temperature, the same from the disk as from the teacher. Sampled: the words of n draws with replacement,
 each with the share of the draws that fell on it, and nothing in the tail; the gradient of a loss that is linear in the
 teacher's probabilities is that of the whole distribution on average (Sparse Logit Sampling, arXiv 2503.16870). Top k: the k
 likeliest words, and the tail. The draws of a row are decided by its token ids, so they are the same in any order and batch.
@@ -29,7 +30,7 @@ from .batches import Batch, Row, batches_as_asked, make_batches
 from .codec import WordSets
 from .contracts import Teacher
 from .errors import JobError
-from .kernels.cells import Cells, Head, teacher_cells
+from .kernels.cells import Cells, Full, Head, teacher_cells
 from .kernels.mixtures import Voice, mixed_cells
 from .kernels.sampling import drawn_words
 from .progress import Progress
@@ -54,6 +55,8 @@ class SignalShape:
     """As `train.precision`: products in bf16 where that pays; the head's and the softmax' are fp32 either way."""
     draws: int | None = None
     """Draws of a token; None: top k."""
+    whole: bool = False
+    """A live teacher's whole distribution, where there is one teacher: nothing is left out, and nothing can be kept."""
     seed: int = 0
     """Of the draws; apart from `train.seed`, so that trainings of other seeds find the same signals."""
 
@@ -61,7 +64,8 @@ class SignalShape:
 def shape_of(settings: TrainSettings, *, sampled: bool) -> SignalShape:
     """What a job's training keeps or asks of its teachers."""
     draws = settings.draws if sampled else None
-    return SignalShape(settings.top_k, settings.temperature, settings.micro_batch_tokens, settings.precision, draws)
+    whole = settings.signals == "live"
+    return SignalShape(settings.top_k, settings.temperature, settings.micro_batch_tokens, settings.precision, draws, whole)
 
 
 class StoredSignals:
@@ -104,7 +108,9 @@ class LiveSignals:
     def voices(self, batch: Batch, rows: Sequence[Row]) -> list[Voice]:
         return [Voice(self.hidden(batch, rows), self.head(), 1.0)]
 
-    def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells:
+    def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells | Full:
+        if self.shape.whole:
+            return Full(self.hidden(batch, rows), self.head())
         return _cells(self.voices(batch, rows), batch, rows, self.shape)
 
 
@@ -235,7 +241,7 @@ def capture(teachers: Teachers, tokenizer: PreTrainedTokenizerBase, rows: Sequen
 def _kept(live: LiveSignals | MixedSignals, batch: Batch, rows: Sequence[Row], shape: SignalShape) -> WordSets:
     if shape.draws is not None:
         return draw(live.voices(batch, rows), batch, rows, shape)
-    index_NK, logp_NK = (tensor.cpu().numpy() for tensor in live.cells(batch, rows))
+    index_NK, logp_NK = (tensor.cpu().numpy() for tensor in _cells(live.voices(batch, rows), batch, rows, shape))
     sizes_N = np.full(len(index_NK), index_NK.shape[1], dtype=np.int32)
     return WordSets(sizes_N, index_NK.ravel().astype(np.int32), levels_of(logp_NK).ravel())
 

@@ -88,8 +88,8 @@ def test_losses_on_layers_keep_the_teacher_in_memory_and_what_is_kept_of_it_on_t
             data="train.jsonl",
             teacher={"kind": "huggingface", "model": str(teacher_folder)},
             student=str(student_folder),
-            train={"losses": losses, "signals": signals, "batch_size": 12, "epochs": 2, "validations": 1},
-        )
+            train={"losses": losses, "signals": signals, "top_k": 65536, "batch_size": 12, "epochs": 2, "validations": 1},
+        )  # all words are kept, as all count where the teacher stays
         folder = made_run(job)
         capture.run(job, folder)
         told = folder.path / "events.jsonl"

@@ -50,7 +50,7 @@ def teacher_cells(hidden_NH: torch.Tensor, head: Head, top_k: int, temperature: 
     bias_W = None if head.bias_V is None else head.bias_V[: head.num_words].float()
     indices, values = [], []
     for h_nH in hidden_NH.split(max(1, CHUNK_BYTES // (4 * head.num_words))):
-        z_nW = _logits(h_nH, words_WH, bias_W, head, torch.float32) / temperature
+        z_nW = logits(h_nH, words_WH, bias_W, head, torch.float32) / temperature
         top = z_nW.topk(min(top_k, head.num_words), dim=1)
         indices.append(top.indices)
         values.append(top.values - z_nW.logsumexp(dim=1, keepdim=True))
@@ -108,9 +108,10 @@ def _losses(hidden_NH: torch.Tensor, head: Head, terms: Sequence[Term], wants: W
         return (dense_losses if dense else sparse_losses)(hidden_NH.detach(), head, terms, wants)
 
 
-def _logits(
+def logits(
     h_nH: torch.Tensor, words_WH: torch.Tensor, bias_W: torch.Tensor | None, head: Head, exact: torch.dtype
 ) -> torch.Tensor:
+    """softcap(scale (h W^T + b)) [n, W] in the precision `exact`, of a few tokens and all words."""
     z_nW = (h_nH @ words_WH.T).to(exact)
     if bias_W is not None:
         z_nW += bias_W

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from .cells import CHUNK_BYTES, Cells, Head, _logits
+from .cells import CHUNK_BYTES, Cells, Head, logits
 
 LIVE_COPIES = 3
 """One teacher's scores, the mixture so far, and their sum."""
@@ -48,7 +48,7 @@ def _mixed_part(voices: Sequence[Voice], rows: slice, temperature: float, num_wo
         exact = torch.float64 if hidden_NH.dtype == torch.float64 else torch.float32
         words_WH = head.weight_VH[: head.num_words].to(hidden_NH.dtype)
         bias_W = None if head.bias_V is None else head.bias_V[: head.num_words].to(exact)
-        z_nW = _logits(hidden_NH[rows], words_WH, bias_W, head, exact) / temperature
+        z_nW = logits(hidden_NH[rows], words_WH, bias_W, head, exact) / temperature
         z_nW -= z_nW.logsumexp(dim=1, keepdim=True) - math.log(share)
         if head.num_words < num_words:
             z_nW = torch.nn.functional.pad(z_nW, (0, num_words - head.num_words), value=-torch.inf)
