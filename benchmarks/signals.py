@@ -4,8 +4,8 @@ of each kind of signal is from that of the teacher's whole distribution.
     python benchmarks/signals.py [--teacher FOLDER --student FOLDER --data train.jsonl ...] [--distillkit FOLDER]
 
 Made teacher: 151,936 words whose frequencies fall as 1 / rank, each token's distribution one of its own around them, so sharp
-that 50 draws find about 12 words. Real teachers: models of this machine that score the last message of each row of a file of
-`messages`; the default is the starter pack on its own kind of prompts. All bytes of a store count: data, index, code.
+that 50 draws find about 12 words. A real teacher: a model of this machine that scores the last message of each row of
+files of `messages`, such as the quickstart's (see docs/log.md). All bytes of a store count: data, index, code.
 
 Floors, in bytes a token: "sets" knows nothing of the words, log2 of the ways to choose so many of the vocabulary and to share
 the draws among them; "words" knows how often each word is drawn over all tokens; "teacher" knows the teacher's distribution of
@@ -264,6 +264,8 @@ def main() -> None:
     options.add_argument("--made-tokens", type=int, default=8192)
     options.add_argument("--distillkit", type=Path, help="a folder that holds its package")
     given = options.parse_args()
+    if bool(given.data) != bool(given.teacher):
+        options.error("--teacher and --data go together: a model's folder, and files of rows that it scores")
     torch.set_num_threads(1)
     console = Console(width=140)
     console.print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} CPUs, torch {torch.__version__}, one thread")
@@ -297,7 +299,9 @@ def main() -> None:
         add(real_teacher(f"{given.teacher.name} on {path.parent.name}", said, rows))
         for name, degrees in angles(said) if given.student else []:
             turned.add_row(f"{path.parent.name}, {len(said.student_NH):,}", name, f"{degrees:.1f}")
-    console.print(sizes, turned)
+    console.print(sizes)
+    if turned.row_count:
+        console.print(turned)
     if given.distillkit:
         size, encoded, decoded = distillkit(given.distillkit)
         console.print(f"DistillKit, budget (top 50): {size:.0f} bytes a token, encode {encoded:,.0f}/s, decode {decoded:,.0f}/s")
