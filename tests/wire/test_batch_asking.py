@@ -1,4 +1,4 @@
-"""What asking by batches has to do with the job's money and its end; `teachers/test_batches.py` has the rest."""
+"""What asking by batches has to do with the job's money and its end; `teachers/test_batch_teachers.py` has the rest."""
 
 from __future__ import annotations
 
