@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import save_bert
+from processes import in_two_processes, killed_and_resumed
 from safetensors.torch import load_file
 from torch.nn import functional
 
@@ -167,18 +163,11 @@ def test_micro_batches_never_change_the_weights(family: str, soft: bool, request
 
 
 def test_two_processes_end_with_the_weights_of_one(bert_folder: Path, tmp_path: Path) -> None:
-    script = tmp_path / "go.py"
-    script.write_text(
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
-        "from accelerate import PartialState; from test_labels import training; from potstill.training import train\n"
-        "assert PartialState(cpu=True).num_processes == 2\n"
-        "train(training(Path(sys.argv[1]), Path(sys.argv[2]), batch_size=7))\n"
+    code = (
+        "from pathlib import Path; from test_labels import training, train\n"
+        "train(training(Path(sys.argv[1]), Path(sys.argv[2]), batch_size=7))"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    arguments = [str(bert_folder), str(tmp_path / "two"), str(Path(__file__).parent)]
-    own = {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([*command, *arguments], env={**os.environ, **own}, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_two_processes(tmp_path, code, bert_folder, tmp_path / "two")
     train(training(bert_folder, tmp_path / "one", batch_size=7))
     assert largest_gap(weights(tmp_path / "one"), weights(tmp_path / "two")) < 2e-5
 
@@ -186,24 +175,12 @@ def test_two_processes_end_with_the_weights_of_one(bert_folder: Path, tmp_path: 
 def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
     """With dropout, whose draws go on where the checkpoint left them."""
     folder = save_bert(tmp_path / "bert", dropout=0.1)
-    script = tmp_path / "go.py"
-    script.write_text(
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
-        "from test_labels import training; from potstill.training import train\n"
-        "train(training(Path(sys.argv[1]), Path(sys.argv[2]), epochs=60, checkpoint_every=5))\n"
+    code = (
+        "from pathlib import Path; from test_labels import training, train\n"
+        "train(training(Path(sys.argv[1]), Path(sys.argv[2]), epochs=60, checkpoint_every=5))"
     )
-    command = [sys.executable, str(script), str(folder), str(tmp_path / "killed"), str(Path(__file__).parent)]
     events = tmp_path / "killed" / "run" / "events.jsonl"
-    child = subprocess.Popen(command, env={**os.environ, "PYTHONWARNINGS": "ignore"})
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and child.poll() is None:
-        if events.is_file() and events.read_text().count('"event": "step"') >= 23:
-            break
-        time.sleep(0.01)
-    assert child.poll() is None, "it finished before it could be killed"
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert subprocess.run(command, check=False).returncode == 0
+    killed_and_resumed(tmp_path, code, events, [23], folder, tmp_path / "killed")
     assert any("resumed" in event.get("message", "") for event in read_rows(events))
     train(training(folder, tmp_path / "unbroken", epochs=60, checkpoint_every=5))
     assert largest_gap(weights(tmp_path / "killed"), weights(tmp_path / "unbroken")) < 1e-6

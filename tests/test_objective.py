@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import save_llama
+from processes import in_two_processes, killed_and_resumed
 from safetensors.torch import load_file
 from test_training import COUNTS, encoded, largest_gap, training, weights
 
@@ -100,44 +96,23 @@ def test_the_saved_student_is_as_it_was_built_and_checkpoints_hold_the_projectio
 def test_a_training_with_projections_killed_at_any_moment_ends_as_an_unbroken_one(
     student_folder: Path, deep_folder: Path, tmp_path: Path
 ) -> None:
-    script = tmp_path / "go.py"
-    script.write_text(
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[4])\n"
-        "from test_objective import taught; from potstill.training import train\n"
-        "train(taught(*(Path(name) for name in sys.argv[1:4]), epochs=40, checkpoint_every=5))\n"
+    code = (
+        "from pathlib import Path; from test_objective import taught, train\n"
+        "train(taught(*(Path(name) for name in sys.argv[1:]), epochs=40, checkpoint_every=5))"
     )
-    places = [str(student_folder), str(deep_folder), str(tmp_path / "killed"), str(Path(__file__).parent)]
-    command = [sys.executable, str(script), *places]
     events = tmp_path / "killed" / "run" / "events.jsonl"
-    for kill_after in (12, 60):
-        child = subprocess.Popen(command, env={**os.environ, "PYTHONWARNINGS": "ignore"})
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline and child.poll() is None:
-            if events.is_file() and events.read_text().count('"event": "step"') >= kill_after:
-                break
-            time.sleep(0.01)
-        assert child.poll() is None, "it finished before it could be killed"
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    assert subprocess.run(command, check=False).returncode == 0
+    killed_and_resumed(tmp_path, code, events, [12, 60], student_folder, deep_folder, tmp_path / "killed")
     assert [e for e in read_rows(events) if e["event"] == "note" and "resumed" in e["message"]]
     train(taught(student_folder, deep_folder, tmp_path / "unbroken", epochs=40, checkpoint_every=5))
     assert largest_gap(weights(tmp_path / "killed"), weights(tmp_path / "unbroken")) < 1e-6
 
 
 def test_two_processes_end_with_the_weights_of_one(student_folder: Path, deep_folder: Path, tmp_path: Path) -> None:
-    script = tmp_path / "go.py"
-    script.write_text(
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[4])\n"
-        "from accelerate import PartialState; from test_objective import taught; from potstill.training import train\n"
-        "assert PartialState(cpu=True).num_processes == 2\n"
-        "train(taught(*(Path(name) for name in sys.argv[1:4]), batch_size=7))\n"
+    code = (
+        "from pathlib import Path; from test_objective import taught, train\n"
+        "train(taught(*(Path(name) for name in sys.argv[1:]), batch_size=7))"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    places = [str(student_folder), str(deep_folder), str(tmp_path / "two"), str(Path(__file__).parent)]
-    own = {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([*command, *places], env={**os.environ, **own}, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_two_processes(tmp_path, code, student_folder, deep_folder, tmp_path / "two")
     train(taught(student_folder, deep_folder, tmp_path / "one", batch_size=7))
     assert largest_gap(weights(tmp_path / "one"), weights(tmp_path / "two")) < 5e-5
 

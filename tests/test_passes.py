@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from processes import in_two_processes
 from test_training import largest_gap, training, weights
 
 from potstill.errors import JobFailedError
@@ -60,21 +58,14 @@ def test_one_row_that_does_not_fit_is_told_with_what_to_do(student_folder: Path,
 
 
 def test_two_processes_halve_together(student_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "tight.py").write_text(TIGHT, encoding="utf-8")
-    script = tmp_path / "go.py"
-    script.write_text(
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
-        "from dataclasses import replace; from accelerate import PartialState; from test_passes import tight, training, train\n"
-        "rank = PartialState(cpu=True).process_index\n"
-        "where = Path(sys.argv[2]); (where / str(rank)).mkdir()\n"
+    code = (
+        "from dataclasses import replace; from pathlib import Path; from test_passes import tight, train, training\n"
+        "rank, where = PartialState().process_index, Path(sys.argv[2])\n"
+        "(where / str(rank)).mkdir()\n"
         "loss = tight(where / str(rank), 48 if rank else 10_000)\n"
-        "train(replace(training(Path(sys.argv[1]), where), losses=(loss,)))\n"
+        "train(replace(training(Path(sys.argv[1]), where), losses=(loss,)))"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    arguments = [str(student_folder), str(tmp_path), str(Path(__file__).parent)]
-    own = {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([*command, *arguments], env={**os.environ, **own}, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_two_processes(tmp_path, code, student_folder, tmp_path)
     assert any("memory ran out" in note for note in notes(tmp_path / "run"))
     train(training(student_folder, tmp_path / "one"))
     assert largest_gap(weights(tmp_path / "one"), weights(tmp_path)) < 2e-5

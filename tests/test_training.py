@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TEMPLATE, make_tokenizer
+from processes import in_two_processes, killed_and_resumed
 from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import OPTConfig, OPTForCausalLM
@@ -96,18 +92,11 @@ def test_micro_batches_and_packing_never_change_the_weights(
 
 
 def test_two_processes_end_with_the_weights_of_one(student_folder: Path, tmp_path: Path) -> None:
-    script = tmp_path / "go.py"
-    script.write_text(
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
-        "from accelerate import PartialState; from test_training import COUNTS, training; from potstill.training import train\n"
-        "assert PartialState(cpu=True).num_processes == 2\n"
-        "train(training(Path(sys.argv[1]), Path(sys.argv[2]), COUNTS, batch_size=7))\n"
+    code = (
+        "from pathlib import Path; from test_training import COUNTS, training, train\n"
+        "train(training(Path(sys.argv[1]), Path(sys.argv[2]), COUNTS, batch_size=7))"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    arguments = [str(student_folder), str(tmp_path / "two"), str(Path(__file__).parent)]
-    own = {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([*command, *arguments], env={**os.environ, **own}, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_two_processes(tmp_path, code, student_folder, tmp_path / "two")
     train(training(student_folder, tmp_path / "one", COUNTS, batch_size=7))
     assert largest_gap(weights(tmp_path / "one"), weights(tmp_path / "two")) < 2e-5
     steps = [
@@ -293,25 +282,12 @@ def test_early_stopping_keeps_the_best_weights(student_folder: Path, tmp_path: P
 
 
 def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_unbroken_one(student_folder: Path, tmp_path: Path) -> None:
-    script = tmp_path / "go.py"
-    script.write_text(
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[3])\n"
-        "from test_training import training; from potstill.training import train\n"
-        "train(training(Path(sys.argv[1]), Path(sys.argv[2]), epochs=60, checkpoint_every=5))\n"
+    code = (
+        "from pathlib import Path; from test_training import training, train\n"
+        "train(training(Path(sys.argv[1]), Path(sys.argv[2]), epochs=60, checkpoint_every=5))"
     )
-    command = [sys.executable, str(script), str(student_folder), str(tmp_path / "killed"), str(Path(__file__).parent)]
     events = tmp_path / "killed" / "run" / "events.jsonl"
-    for kill_after in (12, 60):
-        child = subprocess.Popen(command, env={**os.environ, "PYTHONWARNINGS": "ignore"})
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and child.poll() is None:
-            if events.is_file() and events.read_text().count('"event": "step"') >= kill_after:
-                break
-            time.sleep(0.01)
-        assert child.poll() is None, "it finished before it could be killed"
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    assert subprocess.run(command, check=False).returncode == 0
+    killed_and_resumed(tmp_path, code, events, [12, 60], student_folder, tmp_path / "killed")
     resumed = [e for e in read_rows(events) if e["event"] == "note" and "resumed" in e["message"]]
     assert resumed
     train(training(student_folder, tmp_path / "unbroken", epochs=60, checkpoint_every=5))
