@@ -169,7 +169,9 @@ def test_two_processes_end_with_the_weights_of_one(bert_folder: Path, tmp_path: 
     )
     in_two_processes(tmp_path, code, bert_folder, tmp_path / "two")
     train(training(bert_folder, tmp_path / "one", batch_size=7))
-    assert largest_gap(weights(tmp_path / "one"), weights(tmp_path / "two")) < 2e-5
+    # One process may use more threads, so its sums round differently, and AdamW divides a gradient next to 0 by itself: 3e-5 was
+    # seen. A row that is lost or counts twice moves weights by whole steps, 1e-3 each.
+    assert largest_gap(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-4
 
 
 def test_a_run_killed_at_any_moment_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
