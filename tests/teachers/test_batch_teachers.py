@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from batch_server import AnthropicBatchServer, BatchServer, OpenAiBatchServer
 
+from potstill.answers.budget import Budget, Purse
 from potstill.contracts import Requests
 from potstill.errors import JobError, TeacherError
-from potstill.journal import Journal, key
+from potstill.journal import Journal, Spend, key
 from potstill.plugins import load_plugin
 from potstill.types import Message, Reply, Request
 
@@ -118,8 +119,33 @@ def test_a_row_that_fails_harms_no_other(kind: str, tmp_path: Path, fault: str, 
     assert {name for name, reply in replies.items() if reply.error} == {"bad"}
     assert (replies["bad"].text, replies["bad"].attempts, server.accepted["bad"]) == ("", attempts, attempts)
     assert all(server.accepted[name] == 1 for name in QUESTIONS)
-    paid = 3 * (10 * 10 + 5 * 100) / 1e6 / 2 if fault == "empty" else 0
+    paid = {"empty": 3 * (10 * 10 + 5 * 100) / 1e6 / 2, "left out": None}.get(fault, 0.0)
     assert replies["bad"].cost_usd == pytest.approx(paid)
+
+
+def test_what_a_provider_does_not_tell_of_a_row_is_charged_at_the_most(kind: str, tmp_path: Path) -> None:
+    with serving(kind, faults={"bad": ["left out"] * 9}) as server:
+        teacher = load_plugin("teachers", settings(kind, server, tmp_path))
+        price, purse = teacher.price(), Purse(Budget(), Spend())
+
+        class Paid(Requests):
+            def again(self, request: Request) -> bool:
+                return purse.reserve(request, price)
+
+            def ended(self, request: Request, attempt: Reply) -> None:
+                purse.ended(request, attempt, price)
+
+        rows = list(asked(["bad", "good"]))
+        assert all(purse.reserve(row, price) for row in rows)
+        held = purse.under_way.cost_usd / 2
+
+        async def charges() -> dict[str, Spend]:
+            return {row.example_id: purse.settle(row, reply, price) async for row, reply in teacher.answers(Paid(rows))}
+
+        charged = asyncio.run(charges())
+    assert (charged["bad"].estimated, charged["bad"].requests, charged["good"].estimated) == (1, 3, 0)
+    assert charged["bad"].cost_usd == pytest.approx(3 * held, rel=0.01)
+    assert purse.under_way.requests == 0
 
 
 def test_a_batch_that_ends_early_keeps_its_answers_and_only_the_others_are_asked_again(kind: str, tmp_path: Path) -> None:

@@ -127,8 +127,8 @@ class BatchAsking:
             elif row.token is not None:
                 self._standing.setdefault(row.token, []).append(name)
             elif has_ended:
-                error = "the batch ended without an answer to this row"
-                self._settle(name, row, Outcome(Reply("", "error", cost_usd=0.0, error=error), may_repeat=True))
+                error = "the batch ended without a word on this row"  # nor on whether it was asked: what it cost is unknown
+                self._settle(name, row, Outcome(Reply("", "error", error=error), may_repeat=True))
             else:
                 self._loose[name] = None
 
