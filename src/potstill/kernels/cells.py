@@ -105,6 +105,7 @@ def _losses(hidden_NH: torch.Tensor, head: Head, terms: Sequence[Term], wants: W
     _remember_freed_memory()
     with torch.autocast(hidden_NH.device.type, enabled=False):
         dense = any(isinstance(term.cells, Full) for term in terms)
+        assert not dense or all(term.span_N is None for term in terms), "a teacher that is there has the student's tokens"
         return (dense_losses if dense else sparse_losses)(hidden_NH.detach(), head, terms, wants)
 
 

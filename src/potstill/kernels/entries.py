@@ -20,12 +20,11 @@ from typing import NamedTuple
 
 import torch
 
+from .spans import NO_CELL, untorn
 from .terms import Cells, Head, Term, tail_logp, value_of
 
 EPILOGUE_ELEMENTS = 2**17
 """Cells that a formula sees at once: its temporaries stay in the cache and out of the memory's peak."""
-NO_CELL = -1e4
-"""The student's log-probability of a cell that holds no word: exp of it is 0, and 0 times it is still 0."""
 LN2 = math.log(2.0)
 
 
@@ -121,8 +120,9 @@ class Group:
         num_tokens, num_entries = self.pairs.slot_NE.shape
         size = max(1, EPILOGUE_ELEMENTS // num_entries)
         member_TU = self._members() if len(self.terms) > 1 else None
-        for start in range(0, num_tokens, size):
-            part = slice(start, min(start + size, num_tokens))
+        spans = [term.span_N[self.rows] for term in self.terms.values() if term.span_N is not None]
+        for start, end in pairwise(untorn([*range(0, num_tokens, size), num_tokens], spans)):
+            part = slice(start, end)
             self._settle_rows(part, LN2 * tail_N1[part], member_TU, sums, learning)
         self.tail_N1 = torch.where(tail_N1 == -torch.inf, 0.0, tail_N1)
         return sums
@@ -176,7 +176,7 @@ class Group:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         rows = slice(self.rows.start + part.start, self.rows.start + part.stop)
         teacher_nC = _cells(term).logp_NK[rows].to(own_nK.dtype)
-        if own_nK.shape[1] == self.head.num_words:  # every word is a cell of its own
+        if own_nK.shape[1] == self.head.num_words and term.span_N is None:  # every word is a cell of its own
             return value_of(term, own_nK, teacher_nC, rows, learning)
         teacher_nC = torch.cat([teacher_nC, tail_logp(teacher_nC)[:, None]], dim=1)
         return value_of(term, torch.cat([own_nK, rest_n1], dim=1), teacher_nC, rows, learning)

@@ -20,6 +20,7 @@ import torch
 
 from .entries import Group
 from .frozen import hidden_gradient, pass_over
+from .spans import untorn
 from .terms import Cells, Head, Term
 from .tiles import Tiles, Wants, exact_dtype, plan, put, put_product, unbend
 
@@ -52,10 +53,11 @@ def by_temperature(terms: Sequence[Term]) -> dict[float, dict[int, Term]]:
     return found
 
 
-def parts(num_rows: int, most: int) -> list[slice]:
-    """As few parts as hold at most so many rows each, almost equal; at least a row each."""
+def parts(num_rows: int, most: int, spans: Sequence[torch.Tensor] = ()) -> list[slice]:
+    """As few parts as hold at most so many rows each, almost equal; at least a row each, and no span in two (`span_N` of terms),
+    for which a part may be as much longer as the longest span is."""
     num_parts = max(1, -(-num_rows // max(1, most)))
-    edges = [num_rows * number // num_parts for number in range(num_parts + 1)]
+    edges = untorn([num_rows * number // num_parts for number in range(num_parts + 1)], spans)
     return [slice(start, end) for start, end in pairwise(edges) if end > start]
 
 
@@ -65,7 +67,8 @@ def sparse_losses(hidden_NH: torch.Tensor, head: Head, terms: Sequence[Term], wa
     sorted_terms = by_temperature(terms)
     num_entries = sum(term.cells.index_NK.shape[1] for term in terms if isinstance(term.cells, Cells))
     cut = plan(hidden_NH, head, num_entries, len(sorted_terms), wants.any)
-    for rows in parts(len(hidden_NH), cut.num_tokens):
+    spans = [term.span_N for term in terms if term.span_N is not None]
+    for rows in parts(len(hidden_NH), cut.num_tokens, spans):
         groups = [Group(some, rows, head, exact_dtype(hidden_NH)) for some in sorted_terms.values()]
         _block(Tiles(hidden_NH[rows], head, cut), rows, groups, wants, result)
     return result

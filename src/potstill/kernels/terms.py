@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from .spans import spanned
+
 Formula = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(student_logp_NC, teacher_logp_NC) -> one value a token [N]: each token's from its own row alone, for the engine calls it on
 any part of the rows. A word's probability is 0 where its log-probability is -inf; value and gradient stay finite there."""
@@ -49,13 +51,18 @@ class Full(NamedTuple):
 
 class Term(NamedTuple):
     """One loss of the weighted sum. Its value and gradient are multiplied by weight and temperature^2, and those of each
-    token by what the token counts; None: all count 1."""
+    token by what the token counts; None: all count 1.
+
+    Neighbouring tokens of the same number in `span_N` are one cell's text (`spans.py`), for Cells alone: the formula gets one
+    row a span, what the teacher says of it and what it counts stand at its first token. None: each token stands for itself.
+    """
 
     formula: Formula
     cells: Cells | Full
     weight: float
     temperature: float
     counts_N: torch.Tensor | None = None
+    span_N: torch.Tensor | None = None
 
     @property
     def share(self) -> float:
@@ -82,11 +89,16 @@ def target_loss(student_logp_NC: torch.Tensor, teacher_logp_NC: torch.Tensor) ->
 def value_of(term: Term, student_logp_NC: torch.Tensor, teacher_logp_NC: torch.Tensor, rows: slice, learning: bool,
              ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
     """The term's sum over these rows, and its gradient [n, C] with respect to the student's log-probabilities."""
+    counts_N = None if term.counts_N is None else term.counts_N[rows]
     with torch.enable_grad():
         student_logp_NC = student_logp_NC.detach().requires_grad_(learning)
-        value_N = term.formula(student_logp_NC, teacher_logp_NC)
-        if term.counts_N is not None:
-            value_N = value_N * term.counts_N[rows].to(value_N.dtype)
+        seen_NC = student_logp_NC
+        if term.span_N is not None:
+            seen_NC, first_G = spanned(student_logp_NC, term.span_N[rows])
+            teacher_logp_NC, counts_N = teacher_logp_NC[first_G], None if counts_N is None else counts_N[first_G]
+        value_N = term.formula(seen_NC, teacher_logp_NC)
+        if counts_N is not None:
+            value_N = value_N * counts_N.to(value_N.dtype)
         value = value_N.sum()
     gradient_NC = torch.autograd.grad(value, student_logp_NC)[0] if learning else None
     return value.detach(), gradient_NC
