@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potstill.contracts import LayerLoss
-from potstill.kernels import cells as engine
+from potstill.kernels import tiles
 from potstill.kernels.cells import Cells, Head, Term, cell_losses, tail_logp, target_loss, teacher_cells, text_cells
 from potstill.plugins import load_plugin, plugin_class, plugin_kinds
 
@@ -85,20 +85,6 @@ def test_gradcheck_of_every_loss(kind: str, changes: dict[str, object]) -> None:
         return cell_losses(h, head(w, None, **changes), terms)[0]
 
     assert torch.autograd.gradcheck(total, (hidden.requires_grad_(), weight.requires_grad_()))
-
-
-def test_the_chunk_size_never_changes_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden, weight, cells = problem(50, 8, 30, 5)
-    term = Term(KL.formula, cells, 1.0, 1.5)
-    results = []
-    for size in (1, 2**10, 2**30):
-        monkeypatch.setattr(engine, "CHUNK_BYTES", size)
-        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-        total = cell_losses(h, head(w), [term])[0]
-        results.append((total.detach(), *torch.autograd.grad(total, (h, w))))
-    for other in results[1:]:
-        for one, two in zip(results[0], other, strict=True):
-            torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [1e4, -1e4])
@@ -199,5 +185,5 @@ def test_a_tokens_count_multiplies_its_loss_and_its_gradient(monkeypatch: pytest
     wanted = torch.autograd.grad(by_row, leaves)
     for own, reference in zip(torch.autograd.grad(whole, leaves), wanted, strict=True):
         torch.testing.assert_close(own, reference, rtol=1e-9, atol=1e-9)
-    monkeypatch.setattr(engine, "CHUNK_BYTES", 4 * 13 * 2)  # two tokens a chunk: each chunk takes its own counts
+    monkeypatch.setitem(tiles.BUDGET_BYTES, "cpu", 1)  # a token a block: each block takes its own counts
     torch.testing.assert_close(cell_losses(hidden, head(weight), terms)[0], whole)

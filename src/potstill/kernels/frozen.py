@@ -29,7 +29,7 @@ def pass_over(tiles: Tiles, group: Group, places: list[slice]) -> torch.Tensor:
         group.see(y_NW, factor, tiles.bounds[number], place)
         sum_NH *= (top_N1 - group.top_N1).exp2_()
         power_NW = curb(y_NW, z_NW, tiles.head)
-        put_product(sum_NH, tiles.lowered(power_NW, raw_NW), weight_WH, first=False)
+        put_product(sum_NH, tiles.lowered(number, power_NW), weight_WH, first=False)
     return sum_NH
 
 

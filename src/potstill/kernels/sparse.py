@@ -4,8 +4,10 @@ Pass 1 rebuilds each tile's logits, takes the teachers' words out of them and ke
 the formulas are differentiated, over [N, K + 1] cells. Pass 2 rebuilds each tile, makes it the gradient of the logits, and
 multiplies: each tile of dW is one complete product over the block's tokens, with no sum of rounded parts.
 
-That is 8 N V H operations: 6 for the three products and 2 for making the logits twice, less where the budget of memory has
-room to keep tiles. Where the head learns nothing it is 4 (`frozen.py`), and for the value alone 2.
+That is 6 N V H operations for three products, and 2 more for making the logits twice where they are not kept. The first tokens'
+are kept in the memory of the head's gradient until that is made, tile by tile from its end: all of them for as many tokens as the
+hidden size (twice that for a gradient in fp32 beside products in bf16), then what the budget has room for. Where the head learns
+nothing it is 4 (`frozen.py`), and for the value alone 2.
 
 Names of tensors carry their shape: N tokens of the block, H hidden size, V vocabulary, W words of one tile.
 """
@@ -66,27 +68,39 @@ def sparse_losses(hidden_NH: torch.Tensor, head: Head, terms: Sequence[Term], wa
     result = no_result(hidden_NH, head, len(terms), wants)
     sorted_terms = by_temperature(terms)
     num_entries = sum(term.cells.index_NK.shape[1] for term in terms if isinstance(term.cells, Cells))
-    cut = plan(hidden_NH, head, num_entries, len(sorted_terms), wants.any)
+    once = wants.hidden and not (wants.weight or wants.bias) and len(sorted_terms) == 1
+    cut = plan(hidden_NH, head, num_entries, len(sorted_terms), keeps=wants.any and not once)
     spans = [term.span_N for term in terms if term.span_N is not None]
     for rows in parts(len(hidden_NH), cut.num_tokens, spans):
         groups = [Group(some, rows, head, exact_dtype(hidden_NH)) for some in sorted_terms.values()]
-        _block(Tiles(hidden_NH[rows], head, cut), rows, groups, wants, result)
+        spare_VH = result.weight_VH if rows.start == 0 else None
+        tiles = Tiles(hidden_NH[rows], head, cut, spare_VH)
+        if once:
+            _pass_once(tiles, rows, groups[0], result)
+        else:
+            _pass_twice(tiles, rows, groups, wants, result)
     return result
 
 
-def _block(tiles: Tiles, rows: slice, groups: Sequence[Group], wants: Wants, result: Result) -> None:
+def _pass_once(tiles: Tiles, rows: slice, group: Group, result: Result) -> None:
+    sum_NH = pass_over(tiles, group, group.places(tiles.bounds))
+    _settle([group], result, learning=True)
+    assert result.hidden_NH is not None
+    result.hidden_NH[rows] = hidden_gradient(sum_NH, group, tiles.head)
+
+
+def _pass_twice(tiles: Tiles, rows: slice, groups: Sequence[Group], wants: Wants, result: Result) -> None:
     places = [group.places(tiles.bounds) for group in groups]
-    once = wants.hidden and not (wants.weight or wants.bias) and len(groups) == 1
-    sum_NH = pass_over(tiles, groups[0], places[0]) if once else None
-    if not once:
-        _see_all(tiles, groups, places)
-    for group in groups:
-        for name, value in group.settle(wants.any).items():
-            result.sums[name] += value
-    if sum_NH is not None and result.hidden_NH is not None:
-        result.hidden_NH[rows] = hidden_gradient(sum_NH, groups[0], tiles.head)
-    elif wants.any:
+    _see_all(tiles, groups, places)
+    _settle(groups, result, wants.any)
+    if wants.any:
         _give_all(tiles, groups, places, rows, result)
+
+
+def _settle(groups: Sequence[Group], result: Result, learning: bool) -> None:
+    for group in groups:
+        for name, value in group.settle(learning).items():
+            result.sums[name] += value
 
 
 def _see_all(tiles: Tiles, groups: Sequence[Group], places: Sequence[list[slice]]) -> None:
@@ -106,7 +120,7 @@ def _give_all(tiles: Tiles, groups: Sequence[Group], places: Sequence[list[slice
         dz_NW = _gradient(number, tiles, raw_NW, groups, [place[number] for place in places])
         if result.bias_V is not None:
             put(result.bias_V[tiles.words(number)], dz_NW.sum(dim=0), first)
-        low_NW = tiles.lowered(dz_NW, raw_NW)
+        low_NW = tiles.lowered(number, dz_NW)
         if result.weight_VH is not None:
             put_product(result.weight_VH[tiles.words(number)], low_NW.T, tiles.hidden_NH, first)
         if d_hidden_NH is not None:

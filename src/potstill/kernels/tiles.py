@@ -10,6 +10,7 @@ in base 2: torch's exp2 is four times as fast as its exp there (6.4 against 1.7 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,10 @@ TILE_ELEMENTS = {"cpu": 2**20, "cuda": 2**24}
 """Logits of one tile: on a processor small enough for the cache, elsewhere large enough for one product to fill it."""
 TILE_WEIGHTS = 2**22
 """Weights of one tile at most: they are copied where the head's dtype is not that of the products."""
+
+
+ALIGNMENT = 64
+"""Bytes at a multiple of which rooms for logits begin: a cache line, and what product libraries like."""
 
 
 class Plan(NamedTuple):
@@ -61,7 +66,7 @@ def _multiplies_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def plan(hidden_NH: torch.Tensor, head: Head, num_entries: int, num_groups: int, learning: bool) -> Plan:
+def plan(hidden_NH: torch.Tensor, head: Head, num_entries: int, num_groups: int, keeps: bool) -> Plan:
     """Blocks and tiles within the budget; `num_entries` are a token's over all groups."""
     num_tokens, hidden_size = hidden_NH.shape
     device = hidden_NH.device.type
@@ -74,7 +79,7 @@ def plan(hidden_NH: torch.Tensor, head: Head, num_entries: int, num_groups: int,
     width = max(1, min(head.num_words, max(elements // num_tokens, 128), TILE_WEIGHTS // hidden_size))
     per_logit = low + exact * (1 + is_bent(head) + (num_groups > 1))
     left = budget - num_tokens * (per_token + width * per_logit)
-    return Plan(num_tokens, width, max(0, left // (num_tokens * width * low)) if learning else 0)
+    return Plan(num_tokens, width, max(0, left // (num_tokens * width * low)) if keeps else 0)
 
 
 class HeadTiles:
@@ -127,27 +132,41 @@ def unbend(dz_NW: torch.Tensor, z_NW: torch.Tensor, head: Head) -> torch.Tensor:
 
 
 class Tiles(HeadTiles):
-    """The logits of the tokens `hidden_NH`, tile by tile, in buffers that are used again for every tile."""
+    """The logits of the tokens `hidden_NH`, tile by tile, in buffers that are used again for every tile.
 
-    def __init__(self, hidden_NH: torch.Tensor, head: Head, cut: Plan) -> None:
+    `spare_VH` is memory that pass 2 fills from its end, tile by tile: the head's gradient. Until then logits are kept there.
+    """
+
+    def __init__(self, hidden_NH: torch.Tensor, head: Head, cut: Plan, spare_VH: torch.Tensor | None = None) -> None:
         self.exact, self.low = exact_dtype(hidden_NH), product_dtype(hidden_NH)
         super().__init__(head, self.low, cut.width)
         self.hidden_NH = hidden_NH.to(self.low)
-        self.first_kept = max(0, len(self) - cut.num_kept)
         size, new = len(hidden_NH) * cut.width, hidden_NH.new_empty
-        rooms = len(self) - self.first_kept + (self.first_kept > 0)
-        self._raw = [new(size, dtype=self.low) for _ in range(rooms)]
+        self._kept = [] if spare_VH is None or not spare_VH.is_contiguous() else self._rooms_in(spare_VH)
+        self._kept += [new(size, dtype=self.low) for _ in range(min(cut.num_kept, len(self) - len(self._kept)))]
+        self._raw = new(size, dtype=self.low)
         self._y = new(size, dtype=self.exact)
         self._z = new(size if is_bent(head) else 0, dtype=self.exact)
         self._total = new(0, dtype=self.exact)
 
+    def _rooms_in(self, spare_VH: torch.Tensor) -> list[torch.Tensor]:
+        """Rooms for as many tiles as fit, the last tile's first: each ends where the rooms and gradients of later tiles begin."""
+        room_B = spare_VH.view(-1).view(torch.uint8)
+        rooms, edge = [], len(room_B)
+        for start, end in reversed(list(pairwise(self.bounds))):
+            size = len(self.hidden_NH) * (end - start) * self.low.itemsize
+            edge = (min(edge, len(room_B) // len(spare_VH) * end) - size) // ALIGNMENT * ALIGNMENT
+            if edge < 0:
+                break
+            rooms.append(room_B[edge : edge + size].view(self.low))
+        return rooms
+
     def product(self, number: int, weight_WH: torch.Tensor, again: bool = False) -> torch.Tensor:
         """h W^T [N, W] in the products' dtype; `again` where it may be kept from the first time."""
-        room = max(0, number - self.first_kept + (self.first_kept > 0))
-        raw_NW = self._shaped(self._raw[room], number)
-        if again and number >= self.first_kept:
-            return raw_NW
-        return torch.mm(self.hidden_NH, weight_WH.T, out=raw_NW)
+        from_last = len(self) - 1 - number
+        kept = from_last < len(self._kept)
+        raw_NW = self._shaped(self._kept[from_last] if kept else self._raw, number)
+        return raw_NW if again and kept else torch.mm(self.hidden_NH, weight_WH.T, out=raw_NW)
 
     def logits(self, number: int, raw_NW: torch.Tensor) -> torch.Tensor:
         """z [N, W] where the head has a bias or a softcap; else the product, whose multiple z is."""
@@ -168,9 +187,9 @@ class Tiles(HeadTiles):
             self._total = torch.empty_like(self._y)
         return self._shaped(self._total, number)
 
-    def lowered(self, dz_NW: torch.Tensor, raw_NW: torch.Tensor) -> torch.Tensor:
-        """The gradient in the products' dtype, in the place of the product where that is another one."""
-        return dz_NW if self.low == self.exact else raw_NW.copy_(dz_NW)
+    def lowered(self, number: int, dz_NW: torch.Tensor) -> torch.Tensor:
+        """The gradient in the products' dtype, for which the product's place is taken where that was not kept."""
+        return dz_NW if self.low == self.exact else self._shaped(self._raw, number).copy_(dz_NW)
 
     def _shaped(self, buffer: torch.Tensor, number: int) -> torch.Tensor:
         words = self.words(number)
