@@ -34,8 +34,8 @@ FLOORS: dict[float, str] = {
     "answers/budget answers/inquiry answers/sieve recipe wire/hosted wire/openai wire/anthropic wire/batch_api "
     "scoring measure text/rationale lessons answers/judging answers/voting",
     3.15: "transfer answers/feed",
-    3.2: "heads label_scores label_answers learner objective feeding answers/invention answers/asking wire/batch_asking",
-    3.3: "passes answers/answering sections wire/batch_teacher",
+    3.2: "aligned_cells heads label_scores label_answers learner objective feeding answers/invention answers/asking wire/batch_asking",
+    3.3: "curriculum passes answers/answering sections wire/batch_teacher aligned_signals",
     4: "job training teacher_signals tasks teachers combiners checks losses metrics exporters compute",
     4.1: "pupil desk bill gates",
     5: "stages estimates terminal",

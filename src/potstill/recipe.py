@@ -105,6 +105,14 @@ class TrainSettings(Settings):
     batch_size: int = Field(default=16, ge=1, description="examples in one optimiser step, over all processes")
     micro_batch_tokens: int = Field(default=4096, ge=16, description="positions in one forward pass; never changes the result")
     packing: bool = True
+    curriculum: Literal["none", "length", "confidence"] = Field(
+        default="none",
+        description="none: rows in random order; length: short answers first; confidence: rows first whose answers the teacher "
+        "is sure of (the entropy of its kept signals). The pool that rows are drawn from grows until it holds all",
+    )
+    curriculum_share: float = Field(
+        default=0.5, gt=0, le=1, description="share of the run's steps after which a curriculum's pool holds all rows"
+    )
     learning_rate: float | None = Field(
         default=None,
         gt=0,

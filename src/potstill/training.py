@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .batches import Row
 from .checkpoints import Checkpoint, load_newest, load_weights, save_checkpoint, save_weights
 from .contracts import Loss
+from .curriculum import paced
 from .errors import JobFailedError
 from .feeding import Feed, Shuffled
 from .interrupts import deferred_interrupt
@@ -117,6 +118,8 @@ class _Loop:
         )  # fmt: skip
         self.feed: Feed = Shuffled(training.rows, settings.batch_size, settings.seed)
         self.num_steps = training.num_steps or max(1, math.ceil(settings.epochs * self.feed.steps_per_epoch))
+        if settings.curriculum != "none":
+            self.feed = paced(training.rows, settings, self.num_steps, training.signals)
         self.validate_every = max(1, math.ceil(self.num_steps / settings.validations))
         self.checkpoint_every = settings.checkpoint_every or self.validate_every
         self.home = training.folder.checkpoints / training.role

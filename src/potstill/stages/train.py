@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..batches import Row
+from ..crossing import aligned_signals, crosses
 from ..errors import JobError, JobFailedError
 from ..heads import scores_labels
 from ..job import Job
@@ -80,7 +81,11 @@ def _train_control(job: Job, training: Training, pupil: Pupil, lessons: Sequence
     per_epoch = math.ceil(len(training.rows) / job.train.batch_size)
     num_steps = max(1, math.ceil(job.train.epochs * per_epoch))
     loss = load_plugin("losses", "cross_entropy")
-    train(replace(training, role="control", losses=(loss,), rows=rows, out=folder.control, num_steps=num_steps))
+    settings = training.settings
+    if settings.curriculum == "confidence":  # gold rows have no signals, and text alone shows no confidence
+        settings = settings.model_copy(update={"curriculum": "none"})
+    control = replace(training, role="control", losses=(loss,), rows=rows, out=folder.control, num_steps=num_steps)
+    train(replace(control, settings=settings))
 
 
 def _taught(job: Job, training: Training, pupil: Pupil, lessons: Sequence[Lesson]) -> Training:
@@ -88,6 +93,9 @@ def _taught(job: Job, training: Training, pupil: Pupil, lessons: Sequence[Lesson
     folder = training.folder
     if all(loss.needs == Signal.TEXT for loss in job.train.losses):
         return training
+    if crosses(job):
+        aligned = aligned_signals(job, folder, pupil, lessons, training.rows)
+        return _shown(job, replace(training, signals=aligned, told=aligned.digest()), pupil)
     if not job.labels:
         signals = _signals(job, folder, pupil.tokenizer, training.rows) if job.train.on_cells() else None
         return _shown(job, replace(training, signals=signals), pupil)
