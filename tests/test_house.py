@@ -29,8 +29,9 @@ FLOORS: dict[float, str] = {
     2.1: "wire/endpoint data/readers signals data/splits text/lookalikes answers/novelty",
     2.2: "data/intake wire/provider_calls loss_contracts",
     3: "contracts student batches generation progress checkpoints runs speed_trial",
-    3.05: "classifier",
-    3.1: "insides labels answers/shares "
+    3.02: "caches",
+    3.05: "classifier refill",
+    3.1: "aligned_terms insides labels answers/shares "
     "answers/budget answers/inquiry answers/sieve recipe wire/hosted wire/openai wire/anthropic wire/batch_api "
     "scoring measure text/rationale lessons answers/judging answers/voting",
     3.15: "transfer answers/feed",

@@ -56,7 +56,7 @@ def generate(
     on the batch; sampled ones are decided by `seed` and the batches. Raises ModelError when one row does not fit the memory.
     """
     stops = stop_ids(tokenizer)
-    config = _config(model, tokenizer, options, stops)
+    config = generation_config(model, tokenizer, options, stops)
     waiting = list(reversed(token_batches(prompts, options.max_tokens, batch_tokens)))
     number = 0
     while waiting:
@@ -105,7 +105,7 @@ def _answer(model: PreTrainedModel, config: GenerationConfig, prompts: list[list
     answers: list[list[int]] = [[] for _ in prompts]
     rows, cache = list(range(len(prompts))), None
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), _only(model, config):
+    with torch.random.fork_rng(devices=devices), only(model, config):
         torch.manual_seed(seed)
         for num_new in _rounds(config.max_new_tokens, len(prompts)):
             out = model.generate(  # type: ignore[operator]
@@ -147,7 +147,7 @@ def _rounds(max_tokens: int, num_rows: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _only(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+def only(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """Keeps the checkpoint's own generation settings (a repetition penalty, a top_k) out: only what the job says is used."""
     wrapped: Any = getattr(model, "get_base_model", None)  # peft's wrapper copies its config inwards
     holders = [model, wrapped()] if wrapped else [model]
@@ -160,7 +160,10 @@ def _only(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
             holder.generation_config = before
 
 
-def _config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Sampling, stops: list[int]) -> GenerationConfig:
+def generation_config(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: Sampling, stops: list[int]
+) -> GenerationConfig:
+    """What `generate` of transformers is told of an answer: how it is sampled, where it ends, and which rows are no words."""
     num_words = 1 + max(tokenizer.get_vocab().values())
     rows = int(model.config.get_text_config().vocab_size)
     settings = {
