@@ -241,12 +241,18 @@ def _layers(job: Job, teacher: Teacher) -> Iterator[Finding]:
 
 
 def _losses(job: Job) -> Iterator[Finding]:
-    losses = ", ".join(f"{loss.weight:g} x {loss.kind}" for loss in job.train.losses)
+    losses = ", ".join(f"{_ramp(loss.weight, loss.final_weight)} x {loss.kind}" for loss in job.train.losses)
+    if job.train.final_temperature is not None:
+        losses += f", at temperature {_ramp(job.train.temperature, job.train.final_temperature)}"
     if job.labels:
         is_soft = any(loss.needs > Signal.TEXT for loss in job.train.losses)
         losses += f" over {len(job.labels)} labels" + (f", at temperature {job.train.temperature:g}" if is_soft else "")
     gives = ", ".join(f"{teacher.label} gives {teacher.gives.name.lower()}" for teacher in job.teachers)
     yield Finding("ok", "losses", f"{losses}; {gives}")
+
+
+def _ramp(first: float, final: float | None) -> str:
+    return f"{first:g}" if final is None else f"{first:g} to {final:g}"
 
 
 def _config(job: Job) -> tuple[_Config | None, list[Finding]]:

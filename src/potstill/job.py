@@ -24,6 +24,7 @@ from .curriculum import curriculum_problem
 from .errors import JobError, did_you_mean
 from .heads import LABEL_TEMPERATURE, head_problem, loss_problem, tells_labels
 from .plugins import explain, load_plugin
+from .ramps import ramp_problem
 from .recipe import Settings, StudentSettings, TrainSettings, job_folder, listed
 from .runfolder import RunFolder
 from .sections import DataSettings, EvaluateSettings, GenerateSettings, ValidateSettings
@@ -177,7 +178,7 @@ class Job(Settings):
         return self
 
     def _sampling_problem(self) -> str | None:
-        if (problem := curriculum_problem(self.train)) is not None:
+        if (problem := curriculum_problem(self.train) or ramp_problem(self.train)) is not None:
             raise ValueError(problem)
         for loss in self.train.on_cells():
             if not loss.takes_samples:

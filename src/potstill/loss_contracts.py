@@ -32,6 +32,9 @@ class Loss(Plugin):
     weight: float = Field(default=1.0, ge=0.0, description="share of this loss in the weighted sum")
 
     @abstractmethod
+    final_weight: float | None = Field(
+        default=None, ge=0.0, description="the weight at the end, reached linearly (train.ramp_share); default: it stays"
+    )
     def formula(self, student_logp_NC: torch.Tensor, teacher_logp_NC: torch.Tensor) -> torch.Tensor:
         """One value a token [N], differentiable in the student's log-probabilities.
 

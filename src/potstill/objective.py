@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from .classifier import has_label_head, label_outlook
 from .contracts import LayerLoss, Loss
 from .insides import Insides, watching
 from .kernels.cells import Cells, Full, Head, Term, cell_losses, target_loss, text_cells
+from .ramps import Ramps
 from .student import head_of, hidden_states
 from .transfer import TeacherInsides, Transfer
 from .types import Signal
@@ -43,6 +44,13 @@ class Signals(Protocol):
     takes_packed: bool
 
     def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells | Full: ...
+
+
+@runtime_checkable
+class Softening(Protocol):
+    """Signals of live teachers, whose temperature may change from step to step."""
+
+    def soften(self, temperature: float) -> None: ...
 
 
 class Objective(nn.Module):
@@ -71,6 +79,14 @@ class Objective(nn.Module):
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """What is trained beside the student and not saved with it, by name."""
         return {f"transfer.{name}": p for name, p in self.transfer.named_parameters()} if self.transfer is not None else {}
+
+    def take(self, ramps: Ramps) -> None:
+        """The weights and the temperature of the step to come."""
+        pairs = zip(self.losses, ramps.weights, strict=True)
+        self.losses = [loss.model_copy(update={"weight": weight}) for loss, weight in pairs]
+        self.temperature = ramps.temperature
+        if self.transfer is not None:
+            self.transfer.weights = [loss.weight for loss in self.losses if isinstance(loss, LayerLoss)]
 
     def train(self, mode: bool = True) -> Objective:
         super().train(mode)

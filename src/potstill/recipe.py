@@ -125,6 +125,12 @@ class TrainSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
     validations: int = Field(
+    final_temperature: float | None = Field(
+        default=None, gt=0, description="the temperature at the end, reached linearly; for a live teacher; default: it stays"
+    )
+    ramp_share: float = Field(
+        default=1.0, gt=0, le=1, description="share of the run's steps until final_temperature and each final_weight"
+    )
         default=4, ge=1, description="how often the validation loss and score are taken, evenly over the run"
     )
     validation_rows: int = Field(default=100, ge=1, description="rows generated for the validation score")

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,9 @@ class LiveSignals:
         return [Voice(self.hidden(batch, rows), self.head(), 1.0)]
 
     def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells | Full:
+    def soften(self, temperature: float) -> None:
+        self.shape = replace(self.shape, temperature=temperature)
+
         if self.shape.whole:
             return Full(self.hidden(batch, rows), self.head())
         return _cells(self.voices(batch, rows), batch, rows, self.shape)
@@ -126,6 +129,9 @@ class MixedSignals:
     def voices(self, batch: Batch, rows: Sequence[Row]) -> list[Voice]:
         both = zip(self.parts, self.shares, strict=True)
         return [Voice(part.hidden(batch, rows), part.head(), share) for part, share in both]
+
+    def soften(self, temperature: float) -> None:
+        self.shape = replace(self.shape, temperature=temperature)
 
     def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells:
         return _cells(self.voices(batch, rows), batch, rows, self.shape)

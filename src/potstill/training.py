@@ -30,6 +30,7 @@ from .objective import Objective, Signals
 from .passes import Passes, random_states_of, restore_random_states
 from .progress import Progress
 from .recipe import StudentSettings, TrainSettings, rate_at
+from .ramps import ramps_at
 from .runfolder import RunFolder, fingerprint
 from .student import causal_model, save_model, stored_dtype
 from .transfer import TeacherInsides
@@ -168,6 +169,7 @@ class _Loop:
         norm = self.accelerator.clip_grad_norm_(self.trained.values(), self.t.settings.max_grad_norm)
         self.optimizer.step()
         seconds = time.perf_counter() - started
+        ramped = self._ramp(step)
         self.counters["seconds"] += seconds
         value = float(self.accelerator.reduce(loss, "mean"))
         if not math.isfinite(value):
@@ -177,7 +179,7 @@ class _Loop:
             )
         tokens_per_s = sum(row.length for row in rows) / seconds
         self._event("step", step=step + 1, steps=self.num_steps, loss=value, learning_rate=rate, gradient_norm=float(norm),
-                    tokens_per_s=round(tokens_per_s, 1))  # fmt: skip
+                    tokens_per_s=round(tokens_per_s, 1), **ramped, **(self.own.told(rows) if self.own else {}))  # fmt: skip
         return f"loss {value:.3f}  {tokens_per_s:,.0f} tokens/s"
 
     @torch.no_grad()
@@ -185,6 +187,16 @@ class _Loop:
         """Mean cross entropy of the validation targets, weighed as in training, and the task's score; keeps the best weights."""
         self.module.eval()
         loss = self._validation_loss()
+    def _ramp(self, step: int) -> dict[str, Any]:
+        """Sets the step's weights and temperature, and returns those that change over the run, for the log."""
+        settings, losses = self.t.settings, self.t.losses
+        ramps = ramps_at(step, self.num_steps, settings, losses)
+        self.objective.take(ramps)
+        if isinstance(self.t.signals, Softening):
+            self.t.signals.soften(ramps.temperature)
+        weights = {"weights": list(ramps.weights)} if any(loss.final_weight is not None for loss in losses) else {}
+        return weights | ({} if settings.final_temperature is None else {"temperature": ramps.temperature})
+
         score = self.t.score(causal_model(self.learner.model), self.learner.tokenizer) if self.t.score else None
         self._event("validation", step=step, loss=loss, score=score.value if score else None, n=score.n if score else 0)
         found = {"step": step, "loss": loss, "score": score.as_dict() if score else None}

@@ -144,6 +144,7 @@ class Transfer(nn.Module):
             if (problem := layer_problem(loss, own, other)) is not None:
                 raise JobError(problem)
         self.plans = [_Plan(loss, pairs_of(loss, own, other), loss.num_relation_heads(own, other)) for loss in losses]
+        self.weights = [loss.weight for loss in losses]
         looked_at = {inside for loss in losses for inside in loss.looks_at()}
         self.without_dropout: tuple[nn.Module, ...] = ()
         if "attention" in looked_at:
@@ -173,7 +174,7 @@ class Transfer(nn.Module):
         values = [self._value(number, student, teacher, batch, visible_NT) for number in range(len(self.plans))]
         counts_N = batch.weight_N
         sums = torch.stack([(value_N if counts_N is None else value_N * counts_N.to(value_N.dtype)).sum() for value_N in values])
-        weights = torch.tensor([plan.loss.weight for plan in self.plans], dtype=sums.dtype, device=sums.device)
+        weights = torch.tensor(self.weights, dtype=sums.dtype, device=sums.device)
         return (sums * weights).sum(), sums.detach()
 
     def _value(self, number: int, student: Insides, teacher: Insides, batch: Batch, visible_NT: torch.Tensor) -> torch.Tensor:
