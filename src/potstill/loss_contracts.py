@@ -30,11 +30,11 @@ class Loss(Plugin):
     takes_samples: ClassVar[bool] = False
     """Whether it is linear in the teacher's probabilities, so that random-sampled signals give its gradient without bias."""
     weight: float = Field(default=1.0, ge=0.0, description="share of this loss in the weighted sum")
-
-    @abstractmethod
     final_weight: float | None = Field(
         default=None, ge=0.0, description="the weight at the end, reached linearly (train.ramp_share); default: it stays"
     )
+
+    @abstractmethod
     def formula(self, student_logp_NC: torch.Tensor, teacher_logp_NC: torch.Tensor) -> torch.Tensor:
         """One value a token [N], differentiable in the student's log-probabilities.
 

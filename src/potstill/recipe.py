@@ -101,6 +101,12 @@ class TrainSettings(Settings):
         gt=0,
         description="distillation temperature T; gradients are multiplied by T^2; default: 1, with a head of labels 4",
     )
+    final_temperature: float | None = Field(
+        default=None, gt=0, description="the temperature at the end, reached linearly; for a live teacher; default: it stays"
+    )
+    ramp_share: float = Field(
+        default=1.0, gt=0, le=1, description="share of the run's steps until final_temperature and each final_weight"
+    )
     epochs: float = Field(default=3.0, gt=0)
     batch_size: int = Field(default=16, ge=1, description="examples in one optimiser step, over all processes")
     micro_batch_tokens: int = Field(default=4096, ge=16, description="positions in one forward pass; never changes the result")
@@ -125,12 +131,6 @@ class TrainSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
     validations: int = Field(
-    final_temperature: float | None = Field(
-        default=None, gt=0, description="the temperature at the end, reached linearly; for a live teacher; default: it stays"
-    )
-    ramp_share: float = Field(
-        default=1.0, gt=0, le=1, description="share of the run's steps until final_temperature and each final_weight"
-    )
         default=4, ge=1, description="how often the validation loss and score are taken, evenly over the run"
     )
     validation_rows: int = Field(default=100, ge=1, description="rows generated for the validation score")

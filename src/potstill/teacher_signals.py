@@ -105,13 +105,13 @@ class LiveSignals:
     def head(self) -> Head:
         return head_of(self.model, self.num_words)
 
+    def soften(self, temperature: float) -> None:
+        self.shape = replace(self.shape, temperature=temperature)
+
     def voices(self, batch: Batch, rows: Sequence[Row]) -> list[Voice]:
         return [Voice(self.hidden(batch, rows), self.head(), 1.0)]
 
     def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells | Full:
-    def soften(self, temperature: float) -> None:
-        self.shape = replace(self.shape, temperature=temperature)
-
         if self.shape.whole:
             return Full(self.hidden(batch, rows), self.head())
         return _cells(self.voices(batch, rows), batch, rows, self.shape)
@@ -126,12 +126,12 @@ class MixedSignals:
         self.shape = shape
         self.takes_packed = all(part.takes_packed for part in parts)
 
+    def soften(self, temperature: float) -> None:
+        self.shape = replace(self.shape, temperature=temperature)
+
     def voices(self, batch: Batch, rows: Sequence[Row]) -> list[Voice]:
         both = zip(self.parts, self.shares, strict=True)
         return [Voice(part.hidden(batch, rows), part.head(), share) for part, share in both]
-
-    def soften(self, temperature: float) -> None:
-        self.shape = replace(self.shape, temperature=temperature)
 
     def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells:
         return _cells(self.voices(batch, rows), batch, rows, self.shape)

@@ -29,8 +29,8 @@ from .learner import make_classifier, make_learner, make_optimizer
 from .objective import Objective, Signals
 from .passes import Passes, random_states_of, restore_random_states
 from .progress import Progress
-from .recipe import StudentSettings, TrainSettings, rate_at
 from .ramps import ramps_at
+from .recipe import StudentSettings, TrainSettings, rate_at
 from .runfolder import RunFolder, fingerprint
 from .student import causal_model, save_model, stored_dtype
 from .transfer import TeacherInsides
@@ -164,12 +164,12 @@ class _Loop:
         rate = rate_at(step, self.num_steps, self.t.settings, self.learner.learning_rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        ramped = self._ramp(step)
         self.module.train()
         loss = self.passes.gradients(rows)
         norm = self.accelerator.clip_grad_norm_(self.trained.values(), self.t.settings.max_grad_norm)
         self.optimizer.step()
         seconds = time.perf_counter() - started
-        ramped = self._ramp(step)
         self.counters["seconds"] += seconds
         value = float(self.accelerator.reduce(loss, "mean"))
         if not math.isfinite(value):
@@ -182,11 +182,6 @@ class _Loop:
                     tokens_per_s=round(tokens_per_s, 1), **ramped, **(self.own.told(rows) if self.own else {}))  # fmt: skip
         return f"loss {value:.3f}  {tokens_per_s:,.0f} tokens/s"
 
-    @torch.no_grad()
-    def _validate(self, step: int) -> None:
-        """Mean cross entropy of the validation targets, weighed as in training, and the task's score; keeps the best weights."""
-        self.module.eval()
-        loss = self._validation_loss()
     def _ramp(self, step: int) -> dict[str, Any]:
         """Sets the step's weights and temperature, and returns those that change over the run, for the log."""
         settings, losses = self.t.settings, self.t.losses
@@ -197,6 +192,11 @@ class _Loop:
         weights = {"weights": list(ramps.weights)} if any(loss.final_weight is not None for loss in losses) else {}
         return weights | ({} if settings.final_temperature is None else {"temperature": ramps.temperature})
 
+    @torch.no_grad()
+    def _validate(self, step: int) -> None:
+        """Mean cross entropy of the validation targets, weighed as in training, and the task's score; keeps the best weights."""
+        self.module.eval()
+        loss = self._validation_loss()
         score = self.t.score(causal_model(self.learner.model), self.learner.tokenizer) if self.t.score else None
         self._event("validation", step=step, loss=loss, score=score.value if score else None, n=score.n if score else 0)
         found = {"step": step, "loss": loss, "score": score.as_dict() if score else None}
