@@ -19,7 +19,7 @@ class Conversation(Task):
     `without_values: skip` leaves such rows out of the accuracy instead.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("required_values", "bleu", "rouge_l")
+    metrics: ClassVar[tuple[str, ...]] = ("required_values", "bleu", "chrf", "rouge_l", "repetition")
     max_answer_tokens: int = Field(default=160, ge=1, description="longest answer asked for, in tokens")
     without_values: Literal["exact", "skip"] = Field(
         default="exact", description="rows without required values: exact match, or not scored"

@@ -37,7 +37,16 @@ class Summarization(Task):
     References are meta.references and the gold. The bar is a convention, not a law: read the metric rouge_l beside it.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("rouge_l", "bleu", "summary_words")
+    metrics: ClassVar[tuple[str, ...]] = (
+        "rouge_l",
+        "rouge_1",
+        "rouge_2",
+        "bleu",
+        "chrf",
+        "summary_words",
+        "compression",
+        "repetition",
+    )
     max_answer_tokens: int = Field(default=160, ge=1, description="longest answer asked for, in tokens")
     min_rouge_l: float = Field(default=0.5, gt=0, le=1, description="ROUGE-L F1 from which a summary without key facts is right")
     chain_of_density: bool = Field(

@@ -1,4 +1,4 @@
-"""How much a text overlaps with what a row expects: ROUGE-L and the token F1 of SQuAD, for words of any script."""
+"""How much a text overlaps with what a row expects: ROUGE and the token F1 of SQuAD, for words of any script."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Words:
         return words(text)
 
 
-_SCORER = RougeScorer(["rougeL"], tokenizer=_Words())
+_SCORERS = {kind: RougeScorer([kind], tokenizer=_Words()) for kind in ("rouge1", "rouge2", "rougeL")}
 
 
 def listed_values(value: Any) -> tuple[str, ...]:
@@ -46,9 +46,23 @@ def rouge_l(text: str, references: Sequence[str]) -> float:
     >>> rouge_l("the cat sat", ["the cat sat down"]), rouge_l("แมวนั่ง", ["แมวนั่ง"])
     (0.8571428571428571, 1.0)
     """
+    return _rouge(text, references, "rougeL")
+
+
+def rouge_n(text: str, references: Sequence[str], n: int) -> float:
+    """F1 of the shared words (n = 1) or pairs of neighbouring words (n = 2), 0 to 1, with the best of the references.
+
+    >>> rouge_n("the cat sat", ["sat the cat"], 1), rouge_n("the cat sat", ["sat the cat"], 2)
+    (1.0, 0.5)
+    """
+    return _rouge(text, references, f"rouge{n}")
+
+
+def _rouge(text: str, references: Sequence[str], kind: str) -> float:
     if any(normalised(text) == normalised(reference) for reference in references):
-        return 1.0
-    return max((float(_SCORER.score(reference, text)["rougeL"].fmeasure) for reference in references), default=0.0)
+        return 1.0  # also of one word, which has no pair
+    scorer = _SCORERS[kind]
+    return max((float(scorer.score(reference, text)[kind].fmeasure) for reference in references), default=0.0)
 
 
 def token_f1(text: str, answers: Sequence[str]) -> float:
