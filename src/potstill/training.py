@@ -26,7 +26,7 @@ from .errors import JobFailedError
 from .feeding import Feed, Shuffled
 from .interrupts import deferred_interrupt
 from .learner import make_classifier, make_learner, make_optimizer
-from .objective import Objective, Signals
+from .objective import Objective, Signals, Softening
 from .passes import Passes, random_states_of, restore_random_states
 from .progress import Progress
 from .ramps import ramps_at
@@ -179,7 +179,7 @@ class _Loop:
             )
         tokens_per_s = sum(row.length for row in rows) / seconds
         self._event("step", step=step + 1, steps=self.num_steps, loss=value, learning_rate=rate, gradient_norm=float(norm),
-                    tokens_per_s=round(tokens_per_s, 1), **ramped, **(self.own.told(rows) if self.own else {}))  # fmt: skip
+                    tokens_per_s=round(tokens_per_s, 1), **ramped)  # fmt: skip
         return f"loss {value:.3f}  {tokens_per_s:,.0f} tokens/s"
 
     def _ramp(self, step: int) -> dict[str, Any]:
