@@ -175,11 +175,11 @@ class Job(Settings):
             object.__setattr__(self, "train", self.train.model_copy(update={"losses": losses}))
         if self.train.signals == "sampled" and not self.labels and (problem := self._sampling_problem()) is not None:
             raise ValueError(problem)
+        if (problem := curriculum_problem(self.train) or ramp_problem(self.train)) is not None:
+            raise ValueError(problem)
         return self
 
     def _sampling_problem(self) -> str | None:
-        if (problem := curriculum_problem(self.train) or ramp_problem(self.train)) is not None:
-            raise ValueError(problem)
         for loss in self.train.on_cells():
             if not loss.takes_samples:
                 return (
