@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from .card import Table, card_tables, label
 from .checks import check_tables
+from .confusion import class_tables, matrices
 from .contributions import contribution_tables
 from .numbers import (
     bytes_in_words,
@@ -71,6 +72,8 @@ def render(report: Json) -> str:
         notes=notes(report["systems"]),
         latency_rows=max((_latency_rows(system) for system in report["systems"].values()), default=0),
         metric_names=metric_names(report["systems"]),
+        matrices=matrices(report["systems"]),
+        class_tables=class_tables(report["systems"]),
         gaps=gap_plot(report),
         latency_plot=against(report["systems"], "latency_p50_s", "median latency of one row", seconds_in_words),
         size_plot=against(report["systems"], "size_bytes", "size on disk", bytes_in_words),

@@ -21,6 +21,7 @@ import torch
 
 from ..answers.answering import Answering, Desk
 from ..catalog import catalog
+from ..classes import class_scores
 from ..classifier import has_head_for
 from ..contracts import Case, Choice, Task, Teacher
 from ..desk import answering_of, desk_of, note_spending
@@ -155,6 +156,7 @@ def scores_of(job: Job, folder: RunFolder, chosen: Sequence[System], examples: S
             "label": system.label,
             "accuracy": accuracy(rows, how).as_dict(),
             "metrics": metrics(job.task, examples, rows, how),
+            "classes": class_scores(job.task, examples, rows),
             "latency_p50_s": p50["value"],
             "latency_p95_s": p95["value"],
             "latency": {"p50": p50, "p95": p95},
