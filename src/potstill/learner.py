@@ -14,6 +14,7 @@ from .classifier import body_projections, head_modules, load_classifier
 from .errors import ModelError
 from .recipe import StudentSettings, TrainSettings, default_learning_rate, uses_bf16
 from .rendering import load_tokenizer
+from .row_attention import use_row_attention
 from .student import LoraShape, add_lora, causal_model, count_parameters, keeps_packed_rows_apart, layers_of, load_model
 
 BETAS = (0.9, 0.95)
@@ -45,6 +46,7 @@ def make_learner(student: StudentSettings, settings: TrainSettings, device: torc
     tokenizer = load_tokenizer(student.model, **own)
     model = load_model(student.model, **own, device=str(device), dtype=torch.float32)
     learning_rate = settings.learning_rate or default_learning_rate(count_parameters(model), student.adaptation)
+    use_row_attention(model)
     keeps_rows_apart = keeps_packed_rows_apart(model)
     bf16 = uses_bf16(settings.precision, device.type, model.config.get_text_config().hidden_size)
     if settings.gradient_checkpointing:

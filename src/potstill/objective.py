@@ -130,7 +130,7 @@ class Objective(nn.Module):
         if has_label_head(self.model):
             return label_outlook(self.model, batch)
         hidden_BTH = hidden_states(self.model, batch.input_ids_BT, batch.position_ids_BT)
-        return hidden_BTH.flatten(0, 1).index_select(0, batch.at_N), head_of(self.model, self.num_words)
+        return _as_multiplied(hidden_BTH.flatten(0, 1).index_select(0, batch.at_N)), head_of(self.model, self.num_words)
 
     def _term(self, loss: Loss, batch: Batch, told: Told | None) -> Term:
         if loss.needs == Signal.TEXT:
@@ -138,6 +138,14 @@ class Objective(nn.Module):
         assert told is not None
         assert told.cells is not None
         return Term(loss.formula, told.cells, loss.weight, self.temperature, batch.weight_N)
+
+
+def _as_multiplied(hidden_NH: torch.Tensor) -> torch.Tensor:
+    """While learning, in the dtype of the model's other products: under autocast a norm gives fp32, and the head's products, a
+    fifth of a small model's, would be made in that. Validation stays exact."""
+    device = hidden_NH.device.type
+    lower = torch.is_grad_enabled() and torch.is_autocast_enabled(device)
+    return hidden_NH.to(torch.get_autocast_dtype(device)) if lower else hidden_NH
 
 
 def _nothing(hidden_NH: torch.Tensor, head: Head) -> tuple[torch.Tensor, torch.Tensor]:

@@ -36,6 +36,7 @@ from .kernels.sampling import drawn_words
 from .progress import Progress
 from .recipe import WIDTH_WORTH_BF16, TrainSettings, uses_bf16
 from .rendering import load_tokenizer, vocabulary_difference
+from .row_attention import use_row_attention
 from .runfolder import fingerprint
 from .signals import SignalStore, levels_of, logp_of
 from .student import best_device, head_of, hidden_states, keeps_packed_rows_apart, load_model
@@ -87,6 +88,7 @@ class LiveSignals:
         self.model = model
         self.num_words = num_words
         self.shape = shape
+        use_row_attention(model)
         self.takes_packed = keeps_packed_rows_apart(model)
         hidden_size = model.config.get_text_config().hidden_size
         self.bf16 = uses_bf16(shape.precision, model.device.type, hidden_size)
