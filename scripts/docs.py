@@ -21,7 +21,7 @@ from potstill.contracts import FAMILIES, AdaptSettings, Plugin
 from potstill.errors import MissingPackageError
 from potstill.job import Job
 from potstill.plugins import plugin_class, plugin_kinds
-from potstill.recipe import LoraSettings, StudentSettings, TrainSettings
+from potstill.recipe import LoraSettings, OnPolicySettings, StudentSettings, TrainSettings
 from potstill.sections import Columns, DataSettings, EvaluateSettings, GenerateSettings, ValidateSettings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -36,6 +36,7 @@ PARTS: dict[str, type[BaseModel]] = {
     "generate": GenerateSettings,
     "validation": ValidateSettings,
     "train": TrainSettings,
+    "train.on_policy": OnPolicySettings,
     "evaluate": EvaluateSettings,
 }
 

@@ -25,7 +25,7 @@ from .errors import JobError, did_you_mean
 from .heads import LABEL_TEMPERATURE, head_problem, loss_problem, tells_labels
 from .plugins import explain, load_plugin
 from .ramps import ramp_problem
-from .recipe import Settings, StudentSettings, TrainSettings, job_folder, listed
+from .recipe import Settings, StudentSettings, TrainSettings, job_folder, listed, own_answers_problem
 from .runfolder import RunFolder
 from .sections import DataSettings, EvaluateSettings, GenerateSettings, ValidateSettings
 from .types import Signal
@@ -147,6 +147,17 @@ class Job(Settings):
                 raise ValueError(problem)
             if "temperature" not in self.train.model_fields_set:
                 object.__setattr__(self, "train", self.train.model_copy(update={"temperature": LABEL_TEMPERATURE}))
+        return self
+
+    @model_validator(mode="after")
+    def _own_answers_can_be_scored(self) -> Job:
+        on_policy = self.train.on_policy
+        if on_policy is not None:
+            if (problem := own_answers_problem(self.train, self.teachers, chooses_labels=bool(self.labels))) is not None:
+                raise ValueError(problem)
+            longest = on_policy.max_answer_tokens or self.task.max_student_tokens
+            decided = {"on_policy": on_policy.model_copy(update={"max_answer_tokens": longest}), "signals": "live"}
+            object.__setattr__(self, "train", self.train.model_copy(update=decided))
         return self
 
     @model_validator(mode="after")

@@ -134,7 +134,7 @@ class Objective(nn.Module):
 
     def _term(self, loss: Loss, batch: Batch, told: Told | None) -> Term:
         if loss.needs == Signal.TEXT:
-            return Term(loss.formula, text_cells(batch.target_N), loss.weight, 1.0, batch.weight_N)
+            return Term(loss.formula, text_cells(batch.target_N), loss.weight, 1.0, batch.text_N)
         assert told is not None
         assert told.cells is not None
         return Term(loss.formula, told.cells, loss.weight, self.temperature, batch.weight_N)

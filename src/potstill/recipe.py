@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
 
 from .architectures import stored_config, writes_text
-from .contracts import Loss
+from .contracts import Loss, Teacher
 from .plugins import load_plugin
 from .runfolder import folder_digest
 from .types import Signal
@@ -84,6 +84,30 @@ class StudentSettings(Settings):
         return self.model_copy(update={"head": "text" if writes_text(config) else "labels"})
 
 
+class OnPolicySettings(Settings):
+    """The student's own answers, scored by the teacher as it learns (GKD: Agarwal et al. 2023, arXiv 2306.13649)."""
+
+    share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="lambda: the chance that a row has the student's own answer in place of the given one",
+    )
+    cold_start: float = Field(
+        default=0.5, ge=0, le=1, description="share of the run's steps that learn from the given answers alone, first"
+    )
+    temperature: float = Field(default=1.0, ge=0, description="of sampling; 0: always the likeliest word")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="sample among the likeliest words with so much probability together"
+    )
+    max_answer_tokens: int | None = Field(
+        default=None, ge=1, description="longest own answer; it ends there without an end token. Default: the task's for students"
+    )
+    steps_at_once: int = Field(
+        default=1, ge=1, description="steps whose own answers are sampled together: faster, from weights as many steps old"
+    )
+
+
 class TrainSettings(Settings):
     """The training of the student; the control gets the same with cross entropy alone."""
 
@@ -119,6 +143,9 @@ class TrainSettings(Settings):
     curriculum_share: float = Field(
         default=0.5, gt=0, le=1, description="share of the run's steps after which a curriculum's pool holds all rows"
     )
+    on_policy: OnPolicySettings | None = Field(
+        default=None, description="learn from the student's own answers too, which the teacher scores; {} takes the defaults"
+    )
     learning_rate: float | None = Field(
         default=None,
         gt=0,
@@ -148,6 +175,31 @@ class TrainSettings(Settings):
     @classmethod
     def _load(cls, value: Any, info: ValidationInfo) -> Any:
         return tuple(v if isinstance(v, Loss) else load_plugin("losses", v, job_folder(info)) for v in listed(value))
+
+
+def own_answers_problem(settings: TrainSettings, teachers: Sequence[Teacher], *, chooses_labels: bool) -> str | None:
+    """Why a job with `train.on_policy` cannot be; None where it can."""
+    if settings.on_policy is None:
+        return None
+    if chooses_labels:
+        return "train.on_policy samples the student's answers, and a student with a head of labels writes none; leave it out"
+    away = [teacher.label for teacher in teachers if teacher.local_model() is None]
+    if away:
+        return (
+            f"train.on_policy has the student's samples scored while it learns, and the teacher {away[0]!r} has no weights on "
+            "this machine; take one that has, or leave train.on_policy out"
+        )
+    if settings.signals in ("sampled", "top_k"):
+        return (
+            f"train.signals is {settings.signals}, which is kept of given answers, and the samples of train.on_policy are new in "
+            "each step; set train.signals to live or auto"
+        )
+    if settings.losses and all(loss.needs == Signal.TEXT for loss in settings.losses):
+        return (
+            "train.on_policy needs a loss on distributions, as the student's own text is not taught as text; add one to "
+            "train.losses, such as reverse_kl or jensen_shannon"
+        )
+    return None
 
 
 def default_learning_rate(num_parameters: int, adaptation: str, *, classifies: bool = False) -> float:

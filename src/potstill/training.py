@@ -28,6 +28,7 @@ from .interrupts import deferred_interrupt
 from .learner import make_classifier, make_learner, make_optimizer
 from .objective import Objective, Signals, Softening
 from .passes import Passes, random_states_of, restore_random_states
+from .on_policy import OnPolicy, on_policy
 from .progress import Progress
 from .ramps import ramps_at
 from .recipe import StudentSettings, TrainSettings, rate_at
@@ -126,6 +127,10 @@ class _Loop:
         self.home = training.folder.checkpoints / training.role
         self.identity = training.identity(self.learner.learning_rate)
         self.counters: dict[str, Any] = {"best": None, "lowest": None, "worse": 0, "seconds": 0.0}
+        self.own: OnPolicy | None = None
+        if settings.on_policy is not None:
+            self.own = on_policy(self.feed, settings, self.num_steps, self.learner, training.student, self.accelerator)
+            self.feed = self.own
 
     def _keeps_rows_apart(self) -> bool:
         """Whether student and teacher are blind to the other rows of a packed line; says so where they are not."""
@@ -179,7 +184,7 @@ class _Loop:
             )
         tokens_per_s = sum(row.length for row in rows) / seconds
         self._event("step", step=step + 1, steps=self.num_steps, loss=value, learning_rate=rate, gradient_norm=float(norm),
-                    tokens_per_s=round(tokens_per_s, 1), **ramped)  # fmt: skip
+                    tokens_per_s=round(tokens_per_s, 1), **ramped, **(self.own.told(rows) if self.own else {}))  # fmt: skip
         return f"loss {value:.3f}  {tokens_per_s:,.0f} tokens/s"
 
     def _ramp(self, step: int) -> dict[str, Any]:
@@ -229,6 +234,9 @@ class _Loop:
             return 0
         self._load(found.weights)
         self.optimizer.load_state_dict(found.optimizer)
+        if self.own:
+            self.counters["own_answers"] = self.own.waiting(step)
+        weights, optimizer = whole(self.trained), whole(self.optimizer.state_dict())
         restore_random_states(found.random_states)
         self.counters = found.counters
         self._event("note", message=f"{self.t.role}: resumed at step {found.step} of {self.num_steps}")
@@ -242,6 +250,8 @@ class _Loop:
     def _finish(self, step: int, stopped_early: bool) -> Trained:
         best = self.counters["best"]
         self.accelerator.wait_for_everyone()  # the main process may still be writing the best weights
+        if self.own:
+            self.own.restore(found.counters["own_answers"])
         self._load(load_weights(self.home / "best.safetensors"))
         if self.accelerator.is_main_process:
             student = self.t.student

@@ -80,7 +80,7 @@ def _train_control(job: Job, training: Training, pupil: Pupil, lessons: Sequence
     per_epoch = math.ceil(len(training.rows) / job.train.batch_size)
     num_steps = max(1, math.ceil(job.train.epochs * per_epoch))
     loss = load_plugin("losses", "cross_entropy")
-    settings = training.settings
+    settings = training.settings.model_copy(update={"on_policy": None})
     if settings.curriculum == "confidence":  # gold rows have no signals, and text alone shows no confidence
         settings = settings.model_copy(update={"curriculum": "none"})
     control = replace(training, role="control", losses=(loss,), rows=rows, out=folder.control, num_steps=num_steps)
