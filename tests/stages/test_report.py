@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "page"))
 from made_run import ANSWERS_CARD, made_job, made_run
 
 from potstill.journal import Payer, Spend
+from potstill.page import render
 from potstill.plugins import load_plugin
 from potstill.runfolder import RunFolder, read_json, read_rows, write_json, write_rows
 from potstill.stages import report
@@ -29,6 +30,7 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.text = ""
         self.addresses: list[str] = []
+        self.scripts: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
@@ -43,7 +45,9 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open[-1:]:
+        if "script" in self.open[-1:]:
+            self.scripts.append(data)
+        elif "style" not in self.open[-1:]:
             self.text += data
 
 
@@ -58,6 +62,14 @@ def make(tmp_path: Path, rows: int = 60, **kwargs: Any) -> RunFolder:
     folder = made_run(tmp_path, rows, **kwargs)
     report.run(made_job(tmp_path), folder)
     return folder
+
+
+def assert_only_our_script_stands_in(page: Page) -> None:
+    """The packed answers, which are no script, and the reader, which fetches nothing."""
+    data, reader = page.scripts
+    assert re.fullmatch(r"[A-Za-z0-9+/=]+", data)
+    assert reader == (Path(render.__file__).parent / "reader.js").read_text(encoding="utf-8")
+    assert not re.search(r"\bfetch\(|XMLHttpRequest|import\(|innerHTML|eval\(|https?:", reader)
 
 
 def test_the_report_holds_the_same_numbers_for_programs_and_for_people(tmp_path: Path) -> None:
@@ -83,7 +95,8 @@ def test_the_page_is_one_file_that_fetches_nothing(tmp_path: Path) -> None:
     folder = make(tmp_path)
     page = read_page(folder)
     assert page.addresses == []
-    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert not {"link", "img", "iframe"} & set(page.tags)
+    assert_only_our_script_stands_in(page)
     html = (folder.path / "report.html").read_text(encoding="utf-8")
     assert "@import" not in html
     assert "url(" not in html
@@ -104,7 +117,7 @@ def test_what_a_model_says_is_shown_and_never_run(tmp_path: Path) -> None:
     job = made_job(tmp_path).model_copy(update={"description": attack})
     report.run(job, folder)
     page = read_page(folder)
-    assert "script" not in page.tags
+    assert_only_our_script_stands_in(page)
     assert "img" not in page.tags
     assert page.text.count(attack) > 20
 

@@ -26,6 +26,7 @@ from .numbers import (
     short_rate,
 )
 from .plots import Dot, Gap, Line, Point, curves, forest, marker, range_bar, scatter, share_tick, thinned
+from .reader import NO_ROWS, Packed
 from .verdict import size_against
 
 HOME = Path(__file__).parent
@@ -40,8 +41,8 @@ MEANING = {
 Json = Mapping[str, Any]
 
 
-def render(report: Json) -> str:
-    """The whole page as HTML."""
+def render(report: Json, reader: Packed = NO_ROWS) -> str:
+    """The whole page as HTML; `reader` holds the rows that a person can look through in it."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HOME),
         autoescape=True,
@@ -63,10 +64,13 @@ def render(report: Json) -> str:
         quiet_intervals=quiet_intervals,
     )
     template = environment.get_template("report.html.jinja")
-    style = Markup((HOME / "report.css").read_text(encoding="utf-8"))  # our own file: the only text that is not escaped
+    # Our own files are the only text that is not escaped.
+    style, script = (Markup((HOME / name).read_text(encoding="utf-8")) for name in ("report.css", "reader.js"))
     return template.render(
         report=report,
         style=style,
+        script=script,
+        reader=reader,
         figures=key_figures(report),
         systems=table(report["systems"]),
         notes=notes(report["systems"]),

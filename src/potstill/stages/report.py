@@ -18,6 +18,7 @@ from ..contracts import Teacher
 from ..job import Job
 from ..journal import Journal, Payer, Spend
 from ..page.numbers import bytes_in_words, count_in_words, dollars, percent, rate_in_words, seconds_in_words
+from ..page.reader import NO_ROWS, Packed, Shown, packed
 from ..page.render import render
 from ..runfolder import RunFolder, now, read_json, read_rows, write_json
 from ..scoring import spread
@@ -41,7 +42,7 @@ def run(job: Job, folder: RunFolder) -> None:
     report = report_of(job, folder)
     write_json(folder.path / "report.json", report)
     part = folder.path / ".report.html.part"
-    part.write_text(render(report), encoding="utf-8")
+    part.write_text(render(report, answers_of(folder, list(report["systems"]))), encoding="utf-8")
     part.replace(folder.path / "report.html")
 
 
@@ -69,6 +70,19 @@ def report_of(job: Job, folder: RunFolder) -> Json:
         "settings": job.resolved(),
         "environment": environment(),
     }
+
+
+def answers_of(folder: RunFolder, systems: Sequence[str]) -> Packed:
+    """Every test row with what each system said, for the reader in the page."""
+    if not systems:
+        return NO_ROWS
+    rows = list(read_rows(folder.data / "test.jsonl"))
+    answers = (read_rows(folder.evaluation / f"{name}.jsonl") for name in systems)
+    shown = (
+        Shown(row["id"], row["messages"], row["gold"], row["meta"], dict(zip(systems, said, strict=True)))
+        for row, said in zip(rows, zip(*answers, strict=True), strict=True)
+    )
+    return packed(shown, len(rows))
 
 
 def in_words(system: Mapping[str, Any]) -> Json:
