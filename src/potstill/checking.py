@@ -16,6 +16,7 @@ from .bill import budget_text, models_asked, unpriced_models
 from .catalog import retired_on
 from .classifier import classifier_architecture, longest_text
 from .contracts import LayerLoss, Teacher
+from .crossing import crossing_problem
 from .errors import JobError, ModelError
 from .estimates import Estimate, SplitSurvey, Tokens, count_tokens, estimate, parameters_of, size_text, survey
 from .insides import examine_config
@@ -185,6 +186,10 @@ def _teacher(job: Job, teacher: Teacher, student: PreTrainedTokenizerBase | None
     place = teacher.local_model()
     if place is None:
         yield Finding("ok", "teacher", f"{teacher.label} can be asked; it gives {teacher.gives.name.lower()}")
+        if job.reads_replies and job.train.on_cells() and student is not None and not job.labels:
+            problem = crossing_problem(job, [student])
+            said = "its replies' log-probabilities are aligned by bytes with the student's tokens"
+            yield Finding("problem" if problem else "ok", "vocabularies", problem or said)
         return
     tokenizer, findings = _tokenizer("teacher", place, teacher.loading())
     yield from findings
@@ -203,18 +208,19 @@ def _teacher(job: Job, teacher: Teacher, student: PreTrainedTokenizerBase | None
 
 def _vocabularies(job: Job, teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> Iterator[Finding]:
     difference = vocabulary_difference(student, teacher)
-    impossible = [loss.kind for loss in job.train.losses if loss.needs > Signal.TEXT]
+    compared = [loss.kind for loss in job.train.losses if loss.needs > Signal.TEXT]
     if difference is None:
         yield Finding("ok", "vocabularies", "teacher and student have the same token -> id map")
         hello = [Message("user", "hello")]
-        if impossible and prompt_ids(student, hello) != prompt_ids(teacher, hello):
+        if compared and prompt_ids(student, hello) != prompt_ids(teacher, hello):
             said = "the teacher's own chat template differs; its log-probabilities are taken on prompts in the student's template"
             yield Finding(
                 "warning", "chat templates", f"{said}, which it may not know; give both the same, or compare the losses"
             )
-    elif impossible:
-        text = f"student and teacher differ: {difference}; {', '.join(impossible)} and every other loss on log-probabilities"
-        yield Finding("problem", "vocabularies", f"{text} is impossible, cross_entropy works: train: {{losses: [cross_entropy]}}")
+    elif compared:
+        problem = crossing_problem(job, [student, teacher])
+        said = f"they differ ({difference}); {', '.join(compared)}: their tokens are aligned by bytes"
+        yield Finding("problem" if problem else "ok", "vocabularies", problem or said)
     else:
         yield Finding("ok", "vocabularies", f"they differ ({difference}); cross_entropy, which needs text alone, works")
 

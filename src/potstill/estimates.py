@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .bill import Asked, TeacherBill, bill, total
 from .contracts import Task
+from .crossing import crosses
 from .data.readers import read_file
 from .data.rows import ColumnNames, read_row
 from .errors import DataError, ModelError
@@ -250,9 +251,9 @@ def _disk(job: Job, size: int | None, target_tokens: int) -> int | None:
     if size is None:
         return None
     models = size * (TRAINING_BYTES * CHECKPOINTS_KEPT + 4 * (2 if job.evaluate.control else 1) + 2 * len(job.exports))
-    if job.labels or not job.train.on_cells() or job.train.signals == "live":
+    if job.labels or not job.train.on_cells() or job.train.signals == "live" or job.reads_replies:
         return models
-    of_token = job.train.draws * DRAW_BYTES if job.samples_signals else job.train.top_k * TOPK_BYTES
+    of_token = job.train.draws * DRAW_BYTES if job.samples_signals and not crosses(job) else job.train.top_k * TOPK_BYTES
     return models + round(target_tokens * of_token)
 
 

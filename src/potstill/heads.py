@@ -51,6 +51,8 @@ def loss_problem(losses: Sequence[Loss], teachers: Sequence[Teacher], told: bool
     for loss in losses:
         if loss.needs > Signal.FULL:
             return f"train.losses: {loss.kind} compares layers, and a student with a head of labels learns from labels alone"
+        if loss.ranked:
+            return f"train.losses: {loss.kind} compares sorted distributions, which tells no label from another; use forward_kl"
         if loss.needs > Signal.TEXT and not told:
             return (
                 f"train.losses: {loss.kind} needs probabilities of labels, and the teacher {teachers[0].label} gives one text "

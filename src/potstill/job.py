@@ -167,10 +167,11 @@ class Job(Settings):
             raise ValueError(problem)
         for loss in () if self.labels else losses:
             for teacher in self.teachers:
-                if loss.needs > teacher.gives:
+                if loss.needs > teacher.gives and not (loss.needs == Signal.TOPK and self.reads_replies):
+                    wayout = ", or set the top_logprobs of every teacher" if hasattr(teacher, "top_logprobs") else ""
                     raise ValueError(
                         f"train.losses: {loss.kind} needs {NEEDED[loss.needs]}, and the teacher "
-                        f"{teacher.kind} gives {teacher.gives.name.lower()} only; use cross_entropy, or a local teacher"
+                        f"{teacher.kind} gives {teacher.gives.name.lower()} only; use cross_entropy, or a local teacher{wayout}"
                     )
             if loss.needs == Signal.HIDDEN and self.more_teachers:
                 raise ValueError(
@@ -184,6 +185,8 @@ class Job(Settings):
             raise ValueError("teacher.adapt works for the first teacher of a job only")
         if not self.train.losses:
             object.__setattr__(self, "train", self.train.model_copy(update={"losses": losses}))
+        if self.reads_replies and not self.labels and (problem := self._replies_problem()) is not None:
+            raise ValueError(problem)
         if self.train.signals == "sampled" and not self.labels and (problem := self._sampling_problem()) is not None:
             raise ValueError(problem)
         if (problem := curriculum_problem(self.train) or ramp_problem(self.train)) is not None:
@@ -200,6 +203,23 @@ class Job(Settings):
             if not self._teaches_here:
                 return "train.signals is sampled, and draws need a teacher whose weights are on this machine; set it to auto"
         return None
+
+    def _replies_problem(self) -> str | None:
+        if not self.train.on_cells():
+            return None
+        if self.train.signals == "live":
+            return "train.signals is live, and the log-probabilities of this job come with replies, once; set it to auto"
+        if self.train.temperature != 1.0:
+            return (
+                f"train.temperature is {self.train.temperature:g}, and the log-probabilities of this job come with replies: the "
+                "words that a server does not name cannot be softened; set it to 1"
+            )
+        return None
+
+    @property
+    def reads_replies(self) -> bool:
+        """Whether log-probabilities come with the replies: no teacher has weights here, and each has `top_logprobs`."""
+        return all(one.local_model() is None and one.sampling(1).top_logprobs > 0 for one in self.teachers)
 
     @property
     def _teaches_here(self) -> bool:
@@ -226,7 +246,8 @@ class Job(Settings):
         return tells_labels(self.teachers, self.generate.samples, self.combine)
 
     def _default_losses(self) -> tuple[Loss, ...]:
-        told = self._tells_labels if self.labels else all(teacher.gives >= Signal.TOPK for teacher in self.teachers)
+        gives = all(teacher.gives >= Signal.TOPK for teacher in self.teachers) or self.reads_replies
+        told = self._tells_labels if self.labels else gives
         if told:
             return (
                 load_plugin("losses", {"kind": "cross_entropy", "weight": 0.25}),

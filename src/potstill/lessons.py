@@ -14,7 +14,7 @@ from .contracts import Task
 from .errors import JobFailedError, ModelError
 from .generation import generate
 from .rendering import prompt_ids
-from .runfolder import read_rows
+from .runfolder import fingerprint, read_rows
 from .statistics import mean_score
 from .types import REASONED_ANSWER, Example, Lesson, Sampling, Score
 
@@ -69,7 +69,7 @@ def gold_lessons(examples: Iterable[Example]) -> Iterator[Lesson]:
 def encode_lessons(lessons: Iterable[Lesson], task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
     """Lessons as rows for training; raises JobFailedError when none fits the model."""
     learned = (one for one in lessons if one.weight > 0)  # a lesson that counts for nothing would only take time
-    encoded = encode((_sample(one, task) for one in learned), tokenizer, max_length)
+    encoded = encode((sample_of(one, task) for one in learned), tokenizer, max_length)
     if not encoded.rows and encoded.num_refused:
         raise JobFailedError(f"{encoded.why_refused} ({encoded.num_refused:,} rows, and no other fits); use another student")
     if not encoded.rows and encoded.num_too_long:
@@ -80,10 +80,15 @@ def encode_lessons(lessons: Iterable[Lesson], task: Task, tokenizer: PreTrainedT
     return encoded
 
 
-def _sample(lesson: Lesson, task: Task) -> Sample:
-    """A teacher's log-probabilities of reasoning mean something only where it is asked to reason, as it was when it wrote it."""
+def sample_of(lesson: Lesson, task: Task) -> Sample:
+    """A teacher's log-probabilities of reasoning mean something only where it is asked to reason, as it was when it wrote it.
+
+    Its name is that of its content: what is asked, the text, and the log-probabilities that came with it.
+    """
     asked = task.teacher_prompt(lesson.example) if lesson.aim == REASONED_ANSWER else None
-    return Sample(task.prompt(lesson.example, lesson.aim), lesson.target, lesson.weight, asked)
+    prompt = task.prompt(lesson.example, lesson.aim)
+    said = [[(one.role, one.content) for one in messages] for messages in (prompt, asked or ())]
+    return Sample(prompt, lesson.target, lesson.weight, asked, fingerprint(said, lesson.target, lesson.told))
 
 
 def longest_row(max_length: int | None, context: int | None) -> int:

@@ -29,6 +29,8 @@ class Loss(Plugin):
     needs: ClassVar[Signal] = Signal.TEXT
     takes_samples: ClassVar[bool] = False
     """Whether it is linear in the teacher's probabilities, so that random-sampled signals give its gradient without bias."""
+    ranked: ClassVar[bool] = False
+    """Whether its cells are ranks: the likeliest word of each, the second likeliest and so on, whatever words they are."""
     weight: float = Field(default=1.0, ge=0.0, description="share of this loss in the weighted sum")
     final_weight: float | None = Field(
         default=None, ge=0.0, description="the weight at the end, reached linearly (train.ramp_share); default: it stays"

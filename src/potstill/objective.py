@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .aligned_terms import Aligned, term_of
 from .batches import Batch, Row
 from .classifier import has_label_head, label_outlook
 from .contracts import LayerLoss, Loss
@@ -27,13 +28,15 @@ from .types import Signal
 class Told(NamedTuple):
     """What the teacher says of one batch's target tokens, and what it computes inside of the batch's lines."""
 
-    cells: Cells | Full | None
+    cells: Cells | Full | Aligned | None
     insides: Insides = MappingProxyType({})
 
     def to(self, device: torch.device) -> Told:
         insides = {place: tensor.to(device, non_blocking=True) for place, tensor in self.insides.items()}
         if self.cells is None or isinstance(self.cells, Full):  # a live teacher is on the student's device
             return Told(self.cells, insides)
+        if isinstance(self.cells, Aligned):
+            return Told(self.cells.to(device), insides)
         index_NK, logp_NK = (tensor.to(device, non_blocking=True) for tensor in self.cells)
         return Told(Cells(index_NK, logp_NK), insides)
 
@@ -43,7 +46,7 @@ class Signals(Protocol):
 
     takes_packed: bool
 
-    def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells | Full: ...
+    def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells | Full | Aligned: ...
 
 
 @runtime_checkable
@@ -96,12 +99,13 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, told: Told | None) -> tuple[torch.Tensor, torch.Tensor]:
         """The weighted sum over the batch's target tokens, and each loss's own sum."""
-        terms = [self._term(loss, batch, told) for loss in self.losses if not isinstance(loss, LayerLoss)]
         if self.transfer is None:
-            return cell_losses(*self.outlook(batch), terms)
+            outlook = self.outlook(batch)
+            return cell_losses(*outlook, self._terms(batch, told, outlook))
         assert told is not None
         with watching(self.model, self.transfer.places("student")) as seen:
             hidden_NH, head = self.outlook(batch)
+        terms = self._terms(batch, told, (hidden_NH, head))
         total, cell_sums = cell_losses(hidden_NH, head, terms) if terms else _nothing(hidden_NH, head)
         more, layer_sums = self.transfer(seen, told.insides, batch)
         of_cells, of_layers = iter(cell_sums), iter(layer_sums)
@@ -132,12 +136,16 @@ class Objective(nn.Module):
         hidden_BTH = hidden_states(self.model, batch.input_ids_BT, batch.position_ids_BT)
         return _as_multiplied(hidden_BTH.flatten(0, 1).index_select(0, batch.at_N)), head_of(self.model, self.num_words)
 
-    def _term(self, loss: Loss, batch: Batch, told: Told | None) -> Term:
+    def _terms(self, batch: Batch, told: Told | None, outlook: tuple[torch.Tensor, Head]) -> list[Term]:
+        on_words = (loss for loss in self.losses if not isinstance(loss, LayerLoss))
+        return [self._term(loss, batch, told, outlook) for loss in on_words]
+
+    def _term(self, loss: Loss, batch: Batch, told: Told | None, outlook: tuple[torch.Tensor, Head]) -> Term:
         if loss.needs == Signal.TEXT:
             return Term(loss.formula, text_cells(batch.target_N), loss.weight, 1.0, batch.text_N)
         assert told is not None
         assert told.cells is not None
-        return Term(loss.formula, told.cells, loss.weight, self.temperature, batch.weight_N)
+        return term_of(loss, told.cells, self.temperature, batch.weight_N, outlook)
 
 
 def _as_multiplied(hidden_NH: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ from .codec import WordSets
 from .contracts import Teacher
 from .errors import JobError
 from .kernels.cells import Cells, Full, Head, teacher_cells
-from .kernels.mixtures import Voice, mixed_cells
+from .kernels.mixtures import Voice, cells_with_targets, mixed_cells
 from .kernels.sampling import drawn_words
 from .progress import Progress
 from .recipe import WIDTH_WORTH_BF16, TrainSettings, uses_bf16
@@ -60,6 +60,8 @@ class SignalShape:
     """A live teacher's whole distribution, where there is one teacher: nothing is left out, and nothing can be kept."""
     seed: int = 0
     """Of the draws; apart from `train.seed`, so that trainings of other seeds find the same signals."""
+    targets: bool = False
+    """Whether the text's own words are kept beside the top k, for students of other tokens."""
 
 
 def shape_of(settings: TrainSettings, *, sampled: bool) -> SignalShape:
@@ -223,6 +225,8 @@ def open_store(teachers: Teachers, tokenizer: PreTrainedTokenizerBase, folder: A
     }
     num_words = _num_words(tokenizer)
     kept = {"top_k": min(shape.top_k, num_words)} if shape.draws is None else {"seed": shape.seed}
+    if shape.targets:
+        kept["targets"] = True
     return SignalStore(folder, {**identity, **kept}, draws=shape.draws, num_words=num_words)
 
 
@@ -249,6 +253,12 @@ def capture(teachers: Teachers, tokenizer: PreTrainedTokenizerBase, rows: Sequen
 def _kept(live: LiveSignals | MixedSignals, batch: Batch, rows: Sequence[Row], shape: SignalShape) -> WordSets:
     if shape.draws is not None:
         return draw(live.voices(batch, rows), batch, rows, shape)
+    if shape.targets:
+        found = cells_with_targets(live.voices(batch, rows), batch.target_N, shape.top_k, shape.temperature)
+        index_NK, logp_NK = (tensor.cpu().numpy() for tensor in found)
+        is_word_NK = index_NK >= 0
+        words_U, levels_U = index_NK[is_word_NK].astype(np.int32), levels_of(logp_NK[is_word_NK])
+        return WordSets(is_word_NK.sum(axis=1, dtype=np.int32), words_U, levels_U)
     index_NK, logp_NK = (tensor.cpu().numpy() for tensor in _cells(live.voices(batch, rows), batch, rows, shape))
     sizes_N = np.full(len(index_NK), index_NK.shape[1], dtype=np.int32)
     return WordSets(sizes_N, index_NK.ravel().astype(np.int32), levels_of(logp_NK).ravel())
@@ -275,8 +285,8 @@ def vocabulary_problem(teachers: Teachers, student: PreTrainedTokenizerBase) -> 
             )
     difference = vocabulary_difference(tokenizers[0], student)
     return difference and (
-        f"teacher and student have different vocabularies ({difference}): forward_kl and other losses on "
-        f"log-probabilities are impossible; cross_entropy on the teacher's text works: train.losses: [cross_entropy]"
+        f"teacher and student have different vocabularies ({difference}), so their tokens cannot be compared one by one; losses "
+        f"on log-probabilities work with what is kept of the teacher, train.signals: top_k, and cross_entropy with its text alone"
     )
 
 

@@ -69,7 +69,8 @@ class Lesson:
     """One training example: a prompt and the text that the student learns, with where that text came from.
 
     `aim` says what of an answer is taught ("answer", "rationale" or "reasoned_answer"), `weight` how much it counts;
-    `label_probabilities` is what the teachers together give to each label of a closed set, where they say or show it.
+    `label_probabilities` is what the teachers together give to each label of a closed set, where they say or show it; `told`
+    names the log-probabilities that came with just this text, by their fingerprint, and is empty where none did.
     """
 
     example: Example
@@ -78,17 +79,20 @@ class Lesson:
     aim: str = "answer"
     weight: float = 1.0
     label_probabilities: Mapping[str, float] | None = None
+    told: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         row = {**self.example.as_dict(), "target": self.target, "target_source": self.target_source}
         if (self.aim, self.weight) != ("answer", 1.0):
             row |= {"aim": self.aim, "weight": self.weight}
+        if self.told:
+            row["told"] = self.told
         return row if self.label_probabilities is None else {**row, "label_probabilities": dict(self.label_probabilities)}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Lesson:
         example = Example.from_dict(row)
-        how = row.get("aim", "answer"), row.get("weight", 1.0), row.get("label_probabilities")
+        how = row.get("aim", "answer"), row.get("weight", 1.0), row.get("label_probabilities"), row.get("told", "")
         return cls(example, row["target"], row["target_source"], *how)
 
 

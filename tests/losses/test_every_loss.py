@@ -36,7 +36,7 @@ LOSSES = [load_plugin("losses", settings) for settings in [*KINDS, *MORE]]
 # The gradient is that of the value with some of its factors held constant; test_adaptive_kl.py has it.
 HOLDS = {"adaptive_kl"}
 # |p - q| has no gradient where p = q: rounding decides the side.
-KINKED = {"total_variation"}
+KINKED = {"total_variation", "universal_logit"}
 # A weight that depends on both distributions: no f-divergence, and cells that are put together may come out larger.
 NO_F_DIVERGENCE = {"adaptive_kl"}
 

@@ -41,6 +41,22 @@ def mixed_cells(voices: Sequence[Voice], top_k: int, temperature: float) -> Cell
     return Cells(torch.cat([top.indices for top in tops]), torch.cat([top.values for top in tops]))
 
 
+@torch.no_grad()
+def cells_with_targets(voices: Sequence[Voice], target_N: torch.Tensor, top_k: int, temperature: float) -> Cells:
+    """The same with each token's own word in one more column, -1 where the top k have it: [N, k + 1]."""
+    num_words = max(voice.head.num_words for voice in voices)
+    size = max(1, CHUNK_BYTES // (4 * num_words * LIVE_COPIES))
+    index, logp = [], []
+    for start in range(0, len(target_N), size):
+        rows = slice(start, start + size)
+        p_nW, own_n1 = _mixed_part(voices, rows, temperature, num_words), target_N[rows, None].to(voices[0].hidden_NH.device)
+        top = p_nW.topk(min(top_k, num_words), dim=1)
+        is_there_n1 = (top.indices == own_n1).any(dim=1, keepdim=True)
+        index.append(torch.cat([top.indices, own_n1.masked_fill(is_there_n1, -1)], dim=1))
+        logp.append(torch.cat([top.values, p_nW.gather(1, own_n1).masked_fill(is_there_n1, -torch.inf)], dim=1))
+    return Cells(torch.cat(index), torch.cat(logp))
+
+
 def _mixed_part(voices: Sequence[Voice], rows: slice, temperature: float, num_words: int) -> torch.Tensor:
     """log p of these tokens [n, W]."""
     mixed_nW: torch.Tensor | None = None

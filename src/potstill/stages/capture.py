@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..crossing import aligned_signals, crosses
 from ..heads import scores_labels
 from ..job import Job
 from ..lessons import read_lessons
@@ -21,18 +22,24 @@ def inputs(job: Job) -> Any:
         return None
     if job.labels:
         return ["labels", job.train.precision] if scores_labels(job.teachers) else None
-    kept = ["sampled", job.train.draws] if job.samples_signals else ["top_k", job.train.top_k]
+    if crosses(job):
+        kept: list[Any] = ["aligned", "replies" if job.reads_replies else job.train.top_k]
+    else:
+        kept = ["sampled", job.train.draws] if job.samples_signals else ["top_k", job.train.top_k]
     return [needs, *kept, job.train.temperature, job.train.precision, job.student.identity()]
 
 
 def run(job: Job, folder: RunFolder) -> None:
     if inputs(job) is None:
         return
-    lessons = read_lessons(folder.answers / "kept.jsonl")
+    lessons = list(read_lessons(folder.answers / "kept.jsonl"))
     if job.labels:
         _score_labels(job, folder, [lesson.example for lesson in lessons])
         return
     pupil = pupil_of(job)
+    if crosses(job):
+        aligned_signals(job, folder, pupil, lessons, pupil.encode(lessons).rows)
+        return
     tokenizer, rows = pupil.tokenizer, pupil.encode(lessons).rows
     shape = shape_of(job.train, sampled=job.samples_signals)
     teachers = job.teachers_for(folder)

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..batches import Row
+from ..crossing import aligned_signals, crosses
 from ..errors import JobError, JobFailedError
 from ..heads import scores_labels
 from ..job import Job
@@ -92,6 +93,9 @@ def _taught(job: Job, training: Training, pupil: Pupil, lessons: Sequence[Lesson
     folder = training.folder
     if all(loss.needs == Signal.TEXT for loss in job.train.losses):
         return training
+    if crosses(job):
+        aligned = aligned_signals(job, folder, pupil, lessons, training.rows)
+        return _shown(job, replace(training, signals=aligned, told=aligned.digest()), pupil)
     if not job.labels:
         signals = _signals(job, folder, pupil.tokenizer, training.rows) if job.train.on_cells() else None
         return _shown(job, replace(training, signals=signals), pupil)

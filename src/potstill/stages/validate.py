@@ -21,7 +21,7 @@ from ..desk import answering_of, desk_of, note_spending
 from ..errors import JobFailedError, ModelError
 from ..job import Job
 from ..journal import Journal
-from ..runfolder import Json, RunFolder, read_json, read_rows, write_json, write_rows
+from ..runfolder import Json, RunFolder, fingerprint, read_json, read_rows, write_json, write_rows
 from ..statistics import mean_score
 from ..types import Example, Lesson, Reply
 
@@ -183,13 +183,16 @@ def _lessons(task: Task, line: _Line, one: Sifted) -> Iterator[Lesson]:
     """What an accepted answer teaches: gold as it stands, a teacher's text as the task takes it, turn by turn in a chat."""
     reply, example = one.answered.reply, one.answered.example
     assert reply is not None
+    told = fingerprint(reply.logprobs) if reply.logprobs else ""
     if line.source == "gold":
         yield Lesson(example, reply.text, "gold", weight=line.weight)
         return
     for turn, text in turns_taught(example, line.said, reply.text):
+        is_last = len(turn.messages) == len(example.messages)
         shares = reply.label_probabilities if turn.messages[-1] == example.messages[-1] else None
         for taught in task.taught(turn, text):
-            yield Lesson(turn, taught.text, "teacher", taught.aim, taught.weight * line.weight, shares)
+            said = told if is_last and taught.text == reply.text else ""
+            yield Lesson(turn, taught.text, "teacher", taught.aim, taught.weight * line.weight, shares, said)
 
 
 def _refused(example: Example, line: _Line, reason: str) -> Json:
