@@ -47,6 +47,8 @@ class Row(NamedTuple):
     asked: npt.NDArray[np.int32] | None = None
     name: str = ""
     """Of the lesson that it encodes, by its text; teachers of other tokens find it so."""
+    own: bool = False
+    """Whether the student wrote the answer itself: losses on text do not teach it."""
 
     @property
     def length(self) -> int:
@@ -81,7 +83,8 @@ class Encoded(NamedTuple):
 class Batch(NamedTuple):
     """One forward pass. `at_N` are flat indices into B*T; targets of one row stand together, in the order of `numbers`.
 
-    `weight_N` is how much each target counts; None where all count 1.
+    `weight_N` is how much each target counts, `text_N` as what losses on text count it (0 where the student wrote the answer
+    itself); None where all count 1.
     """
 
     input_ids_BT: torch.Tensor
@@ -90,11 +93,12 @@ class Batch(NamedTuple):
     target_N: torch.Tensor
     numbers: tuple[int, ...]
     weight_N: torch.Tensor | None = None
+    text_N: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         ids, positions, at, target = (tensor.to(device, non_blocking=True) for tensor in self[:4])
-        weight = None if self.weight_N is None else self.weight_N.to(device, non_blocking=True)
-        return Batch(ids, positions, at, target, self.numbers, weight)
+        weight, text = (one if one is None else one.to(device, non_blocking=True) for one in (self.weight_N, self.text_N))
+        return Batch(ids, positions, at, target, self.numbers, weight, text)
 
 
 def encode(samples: Iterable[Sample], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
@@ -181,6 +185,7 @@ def _width(rows: Sequence[Row], line: Sequence[int]) -> int:
 
 def _batch(rows: Sequence[Row], lines: Sequence[Sequence[int]], pad_id: int) -> Batch:
     width = max(_width(rows, line) for line in lines)
+    whole = [rows[number] for line in lines for number in line]
     input_ids = np.full((len(lines), width), pad_id, dtype=np.int64)
     positions = np.zeros((len(lines), width), dtype=np.int64)
     at: list[npt.NDArray[np.int64]] = []
@@ -202,11 +207,13 @@ def _batch(rows: Sequence[Row], lines: Sequence[Sequence[int]], pad_id: int) -> 
         torch.from_numpy(np.concatenate(at)),
         torch.from_numpy(np.concatenate(targets).astype(np.int64)),
         tuple(number for line in lines for number in line),
-        _weights([rows[number] for line in lines for number in line]),
+        _counts(whole, [row.weight for row in whole]),
+        _counts(whole, [0.0 if row.own else row.weight for row in whole]),
     )
 
 
-def _weights(rows: Sequence[Row]) -> torch.Tensor | None:
-    if all(row.weight == 1.0 for row in rows):
+def _counts(rows: Sequence[Row], counts: Sequence[float]) -> torch.Tensor | None:
+    """Each row's count, once for each of its targets [N]."""
+    if all(count == 1.0 for count in counts):
         return None
-    return torch.tensor([row.weight for row in rows]).repeat_interleave(torch.tensor([len(row.answer) for row in rows]))
+    return torch.tensor(counts).repeat_interleave(torch.tensor([len(row.answer) for row in rows]))
