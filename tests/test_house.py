@@ -35,7 +35,7 @@ FLOORS: dict[float, str] = {
     "answers/budget answers/inquiry answers/sieve recipe wire/hosted wire/openai wire/anthropic wire/batch_api "
     "scoring measure text/rationale lessons answers/judging answers/voting",
     3.15: "classes ramps transfer aligned_cells answers/feed",
-    3.2: "aligned_cells heads label_scores label_answers learner objective feeding answers/invention answers/asking wire/batch_asking",
+    3.2: "heads label_scores label_answers learner objective feeding answers/invention answers/asking wire/batch_asking",
     3.3: "curriculum on_policy passes answers/answering sections wire/batch_teacher aligned_signals",
     4: "job training teacher_signals tasks teachers combiners checks losses metrics exporters compute",
     4.1: "pupil desk bill gates",

@@ -65,6 +65,11 @@ def _stamp(model: str) -> int:
 
 def crossing_problem(job: Job, tokenizers: Iterable[PreTrainedTokenizerBase] = ()) -> str | None:
     """What this job asks for that needs equal tokens, or which of the tokenizers does not say what its words spell."""
+    if job.train.on_policy is not None:
+        return (
+            "train.on_policy has the teacher score the student's own tokens, and teacher and student have different ones; take a "
+            "teacher that has the student's tokenizer, or leave train.on_policy out"
+        )
     layers = [loss.kind for loss in job.train.losses if isinstance(loss, LayerLoss)]
     if layers:
         return (
