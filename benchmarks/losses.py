@@ -3,9 +3,10 @@
     python benchmarks/losses.py [--peers PYTHON] [--distillkit FOLDER] [--rows C1-512 ...] [--threads 1 2] [--quick]
 
 PYTHON is that of an environment with torch, trl and liger-kernel, FOLDER one that holds DistillKit's package; what is not there
-is said to be missing. Each case has a process of its own (loss_cases.py), so its peak of memory is its own. Seconds are
-medians of the repetitions after one that is not counted, forward and backward; memory is the peak beyond inputs and gradients. Rows C are for a processor; rows H need a CUDA device and
-are printed as not measured where there is none. `--quick`: one thread and two repetitions.
+is said to be missing. Each case has a process of its own (loss_cases.py), so its peak of memory is its own. Seconds are medians
+of the repetitions after one that is not counted, forward and backward; memory is the peak beyond inputs and gradients. Rows C
+are for a processor; rows H need a CUDA device and are printed as not measured where there is none. `--quick`: one thread and two
+repetitions.
 
 Value and gradients of every function are compared with float64 on a slice, in fp32 and in bf16; the script ends with status 1
 before it times anything where ours are wrong.
