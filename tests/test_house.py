@@ -29,12 +29,13 @@ FLOORS: dict[float, str] = {
     2.1: "spelling wire/endpoint data/readers signals data/splits text/lookalikes answers/novelty",
     2.2: "alignment reply_logprobs data/intake wire/provider_calls loss_contracts",
     3: "contracts student batches generation progress checkpoints runs speed_trial",
+    3.01: "depth",
     3.02: "caches",
-    3.05: "row_attention classifier refill",
+    3.05: "row_attention sharding classifier refill",
     3.1: "aligned_terms insides labels answers/shares "
     "answers/budget answers/inquiry answers/sieve recipe wire/hosted wire/openai wire/anthropic wire/batch_api "
     "scoring measure text/rationale lessons answers/judging answers/voting",
-    3.15: "classes ramps transfer aligned_cells answers/feed",
+    3.15: "classes slices ramps transfer aligned_cells answers/feed",
     3.2: "heads label_scores label_answers learner objective feeding answers/invention answers/asking wire/batch_asking",
     3.3: "curriculum on_policy passes answers/answering sections wire/batch_teacher aligned_signals",
     4: "job training teacher_signals tasks teachers combiners checks losses metrics exporters compute",

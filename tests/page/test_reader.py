@@ -15,21 +15,19 @@ from typing import Any
 import pytest
 from made_run import made_job, made_run
 
-from potstill.page.reader import MOST_VALUES, Shown, fields_of, packed
+from potstill.page.reader import Shown, packed
 from potstill.stages import report
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 
 
-def shown(number: int, teacher: float | None = 1.0, student: float | None = 0.0, **meta: Any) -> Shown:
+def shown(number: int, teacher: float | None = 1.0, student: float | None = 0.0) -> Shown:
     said = {
         name: {"text": f"{name} says </script> {number}", "right": right, "finish_reason": "stop"}
         for name, right in (("teacher", teacher), ("student", student))
     }
-    return Shown(
-        f"row{number}", [{"role": "user", "content": f"question {number} é"}], None if teacher is None else "g", meta, said
-    )
+    return Shown(f"row{number}", [{"role": "user", "content": f"question {number} é"}], None if teacher is None else "g", said)
 
 
 def unpacked(text: str) -> Any:
@@ -37,41 +35,33 @@ def unpacked(text: str) -> Any:
 
 
 def test_every_row_is_packed_with_all_that_was_said() -> None:
-    cut = shown(2, teacher=None, student=None, source="b")
+    cut = shown(2, teacher=None, student=None)
     cut.said["student"]["finish_reason"] = "length"
-    found = packed([shown(1, source="a"), cut], 2)
+    found = packed([shown(1), cut], {"source": ["b", "a"], "size": [None, "7"]}, 2)
     assert (found.num_rows, found.num_all) == (2, 2)
     assert "<" not in found.text
     assert unpacked(found.text) == {
         "systems": ["teacher", "student"],
-        "fields": {"source": ["a", "b"]},
+        "fields": {"source": ["b", "a"], "size": ["7"]},
         "rows": [
-            ["row1", [["user", "question 1 é"]], "g", [0],
+            ["row1", [["user", "question 1 é"]], "g", [0, -1],
              [["teacher says </script> 1", 1.0, ""], ["student says </script> 1", 0.0, ""]]],
-            ["row2", [["user", "question 2 é"]], None, [1],
+            ["row2", [["user", "question 2 é"]], None, [1, 0],
              [["teacher says </script> 2", None, ""], ["student says </script> 2", None, "cut at the longest allowed length"]]],
         ],
     }  # fmt: skip
 
 
 def test_equal_rows_make_equal_pages() -> None:
-    assert packed([shown(1)], 1) == packed([shown(1)], 1)
+    assert packed([shown(1)], {}, 1) == packed([shown(1)], {}, 1)
 
 
 def test_too_many_rows_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("potstill.page.reader.MOST_ROWS", 4)
-    found = packed([shown(number) for number in range(10)], 10)
-    assert [row[0] for row in unpacked(found.text)["rows"]] == ["row0", "row3", "row6", "row9"]
+    found = packed([shown(number) for number in range(10)], {"n": [str(number) for number in range(10)]}, 10)
+    assert [(row[0], row[3]) for row in unpacked(found.text)["rows"]] == [(f"row{3 * i}", [i]) for i in range(4)]
+    assert unpacked(found.text)["fields"] == {"n": ["0", "3", "6", "9"]}
     assert (found.num_rows, found.num_all) == (4, 10)
-
-
-def test_fields_to_filter_by_are_those_of_a_few_plain_values() -> None:
-    metas = [
-        {"kind": "a", "n": 1, "id": number, "list": [1], "same": "x", "sure": number > 3, "rare": None if number else "only"}
-        for number in range(MOST_VALUES + 1)
-    ]
-    metas[0]["kind"] = "b"
-    assert fields_of(metas) == {"kind": ["a", "b"], "sure": ["False", "True"]}
 
 
 def made_page(folder: Path, rows: int = 400) -> Path:

@@ -28,6 +28,7 @@ from .numbers import (
 from .plots import Dot, Gap, Line, Point, curves, forest, marker, range_bar, scatter, share_tick, thinned
 from .reader import NO_ROWS, Packed
 from .verdict import size_against
+from .weak_spots import weak_spots
 
 HOME = Path(__file__).parent
 DASH = "–"
@@ -78,6 +79,7 @@ def render(report: Json, reader: Packed = NO_ROWS) -> str:
         metric_names=metric_names(report["systems"]),
         matrices=matrices(report["systems"]),
         class_tables=class_tables(report["systems"]),
+        weak_spots=weak_spots(report.get("slices", [])),
         gaps=gap_plot(report),
         latency_plot=against(report["systems"], "latency_p50_s", "median latency of one row", seconds_in_words),
         size_plot=against(report["systems"], "size_bytes", "size on disk", bytes_in_words),

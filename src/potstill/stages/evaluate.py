@@ -33,9 +33,11 @@ from ..label_answers import Classifier
 from ..measure import MeasureSpec, busy_notes, measure
 from ..page.verdict import verdict
 from ..progress import Progress
+from ..pupil import untouched
 from ..rendering import load_tokenizer, prompt_ids
 from ..runfolder import RunFolder, file_digest, fingerprint, folder_digest, read_json, read_rows, write_json, write_rows
 from ..scoring import Answer, Resampling, accuracy, comparisons, cut_off, judge, metrics, spread
+from ..slices import groups_of, slice_scores
 from ..statistics import quantile_score
 from ..student import load_model
 from ..types import Example, Message, Reply, Sampling
@@ -87,7 +89,8 @@ class System:
 def inputs(job: Job) -> Any:
     """What of the job decides the scores; data, student and control come in by the stages before."""
     parts = [job.task, job.evaluate, job.teacher]
-    return [VERSION, job.student.model, *(part.model_dump(mode="json") for part in parts)]
+    student = [job.student.model, job.student.layers] if job.student.layers else [job.student.model]
+    return [VERSION, *student, *(part.model_dump(mode="json") for part in parts)]
 
 
 def run(job: Job, folder: RunFolder) -> None:
@@ -121,7 +124,8 @@ def systems(job: Job, folder: RunFolder) -> list[System]:
     student = job.student.model.rstrip("/").rpartition("/")[2]
     head: Json = {"labels": job.labels, "seed": job.train.seed}
     if job.evaluate.baseline:
-        found.append(System("baseline", student, job.student.model, job.student.revision, trust, **head))
+        start = untouched(job, folder)
+        found.append(System("baseline", student, start.model, start.revision, trust, **head))
     if job.evaluate.control and (folder.control / "config.json").is_file():
         found.append(System("control", student, str(folder.control), None, trust, **head))
     return [*found, System("student", student, str(folder.model), None, trust, **head)]
@@ -168,7 +172,9 @@ def scores_of(job: Job, folder: RunFolder, chosen: Sequence[System], examples: S
     marks = {system.name: read_json(_record(folder, system.name))["fingerprint"] for system in chosen}
     if "control" in marks and marks["control"] == marks.get("student"):
         compared["control_is_student"] = True
-    return {"systems": found, "comparisons": compared, "verdict": verdict(found, compared), "rows": len(examples)}
+    slices = slice_scores(groups_of(examples), answers, how)
+    told = verdict(found, compared)
+    return {"systems": found, "comparisons": compared, "verdict": told, "slices": slices, "rows": len(examples)}
 
 
 def _origin(job: Job, folder: RunFolder, system: str) -> list[str]:
@@ -177,6 +183,8 @@ def _origin(job: Job, folder: RunFolder, system: str) -> list[str]:
         return ["trained on gold rows before it taught (teacher.adapt)"]
     if system == "baseline" and job.labels and not has_head_for(job.student.model, job.labels, job.student.revision):
         return [f"untouched, its head of {len(job.labels)} labels drawn at random (seed {job.train.seed}): it can only guess"]
+    if system == "baseline" and job.student.layers:
+        return [f"the start of the training: some layers of {job.student.model} (student.layers), untrained without the others"]
     if system != "control":
         return []
     events = read_rows(folder.path / "events.jsonl")

@@ -22,6 +22,7 @@ from ..page.reader import NO_ROWS, Packed, Shown, packed
 from ..page.render import render
 from ..runfolder import RunFolder, now, read_json, read_rows, write_json
 from ..scoring import spread
+from ..slices import groups_of
 from ..types import Example
 
 Json = dict[str, Any]
@@ -61,6 +62,7 @@ def report_of(job: Job, folder: RunFolder) -> Json:
         "systems": scores["systems"],
         "performance_comparison": {name: in_words(system) for name, system in scores["systems"].items()},
         "comparisons": scores["comparisons"],
+        "slices": scores.get("slices", []),
         "differences": differences(job, folder, scores["systems"]),
         "curves": training_curves(folder),
         "data_card": _json_or(folder.data / "card.json", {}),
@@ -76,13 +78,13 @@ def answers_of(folder: RunFolder, systems: Sequence[str]) -> Packed:
     """Every test row with what each system said, for the reader in the page."""
     if not systems:
         return NO_ROWS
-    rows = list(read_rows(folder.data / "test.jsonl"))
+    examples = [Example.from_dict(row) for row in read_rows(folder.data / "test.jsonl")]
     answers = (read_rows(folder.evaluation / f"{name}.jsonl") for name in systems)
     shown = (
-        Shown(row["id"], row["messages"], row["gold"], row["meta"], dict(zip(systems, said, strict=True)))
-        for row, said in zip(rows, zip(*answers, strict=True), strict=True)
+        Shown(one.id, [message.as_dict() for message in one.messages], one.gold, dict(zip(systems, said, strict=True)))
+        for one, said in zip(examples, zip(*answers, strict=True), strict=True)
     )
-    return packed(shown, len(rows))
+    return packed(shown, groups_of(examples), len(examples))
 
 
 def in_words(system: Mapping[str, Any]) -> Json:
