@@ -1,11 +1,14 @@
 """A step's gradients, micro-batch by micro-batch, in the memory that there is.
 
 When memory runs out, the micro-batch is halved and the step begins anew: the rows of a step, and so the result, stay the same.
-With several processes all halve together, so the gradients are exchanged only when every process has its own.
+With several processes all halve together, so the gradients are exchanged only when every process has its own. Where weights are
+split over the processes (`sharding.py`), each pass gathers them and gives each process its part of the gradients: there every
+process makes as many passes as the others, and memory that runs out ends the run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -35,6 +38,7 @@ class Passes:
     module: nn.Module
     objective: Objective
     token_budget: int
+    sharded: bool
     pad_id: int
     packing: bool
     bf16: bool
@@ -51,18 +55,28 @@ class Passes:
         def learn() -> torch.Tensor:
             self.module.zero_grad()
             loss = torch.zeros((), device=self.accelerator.device)
-            for batch in self._batches(own):
-                with self.accelerator.no_sync(self.module):
-                    told = self.objective.ask(batch, own, self.signals, self.insides)
-                    with self.autocast():
-                        total, _ = self.module(batch.to(loss.device), told and told.to(loss.device))
-                    self.accelerator.backward(total * share)
-                loss += total.detach() * share
+            batches = self._batches(own)
+            num_idle = self._most(len(batches)) - len(batches) if self.sharded else 0
+            for batch in batches:
+                loss += self._pass(batch, own, share)
+            for _ in range(num_idle):
+                self._pass(self._batches(rows[:1])[0], rows[:1], 0.0)
             return loss
 
         loss = self._in_memory(learn, own)
-        self._exchange()
+        if not self.sharded:
+            self._exchange()
         return loss
+
+    def _pass(self, batch: Batch, rows: Sequence[Row], share: float) -> torch.Tensor:
+        """One forward and backward pass; `share` of its loss."""
+        with contextlib.nullcontext() if self.sharded else self.accelerator.no_sync(self.module):
+            device = self.accelerator.device
+            told = self.objective.ask(batch, rows, self.signals, self.insides)
+            with self.autocast():
+                total: torch.Tensor = self.module(batch.to(device), told and told.to(device))[0]
+            self.accelerator.backward(total * share)
+        return total.detach() * share
 
     def text_loss(self, rows: Sequence[Row]) -> float:
         """The summed cross entropy of the rows' targets, each by its weight."""
@@ -93,6 +107,12 @@ class Passes:
                 if not is_out_of_memory(error):
                     raise
                 fault = str(error).splitlines()[0] if str(error) else "out of memory"
+                if self.sharded:  # the others wait for this process in the middle of a pass
+                    raise JobFailedError(
+                        f"memory ran out ({fault}) with micro-batches of {self.token_budget:,} positions and weights split over "
+                        f"{self.accelerator.num_processes} processes; lower train.micro_batch_tokens, or set "
+                        f"train.gradient_checkpointing: true"
+                    ) from None
             if not self._any_process(bool(fault)):
                 assert result is not None
                 return result
@@ -126,6 +146,10 @@ class Passes:
             return here
         flag = torch.tensor(float(here), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
+
+    def _most(self, here: int) -> int:
+        numbers = torch.tensor([float(here)], device=self.accelerator.device)
+        return int(self.accelerator.gather(numbers).max())
 
     def _exchange(self) -> None:
         """The mean of all processes' gradients; one without rows of its own gives zeros."""

@@ -16,23 +16,25 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .batches import Row
 from .checkpoints import Checkpoint, load_newest, load_weights, save_checkpoint, save_weights
 from .contracts import Loss
 from .curriculum import paced
-from .errors import JobFailedError
+from .errors import JobError, JobFailedError
 from .feeding import Feed, Shuffled
 from .interrupts import deferred_interrupt
-from .learner import make_classifier, make_learner, make_optimizer
+from .learner import Learner, make_classifier, make_learner, make_optimizer
 from .objective import Objective, Signals, Softening
-from .passes import Passes, random_states_of, restore_random_states
 from .on_policy import OnPolicy, on_policy
+from .passes import Passes, random_states_of, restore_random_states
 from .progress import Progress
 from .ramps import ramps_at
 from .recipe import StudentSettings, TrainSettings, rate_at
 from .runfolder import RunFolder, fingerprint
+from .sharding import gathered, parted, parted_state, shard, wants_shards, whole
 from .student import causal_model, save_model, stored_dtype
 from .transfer import TeacherInsides
 from .types import Score
@@ -101,20 +103,26 @@ class _Loop:
         self.accelerator = Accelerator()
         self.device = self.accelerator.device
         torch.manual_seed(settings.seed)
-        if training.labels:
-            self.learner = make_classifier(training.student, settings, self.device, training.labels)
-        else:
-            self.learner = make_learner(training.student, settings, self.device)
+        self.learner = self._learner(self.device)
         self.objective = Objective(
             self.learner.model, self.learner.num_words, training.losses, settings.temperature,
             training.insides.model if training.insides else None, settings.seed,
         )  # fmt: skip
-        self.trained = {**self.learner.trained, **self.objective.own_parameters}
         packing = settings.packing and not training.labels and self._keeps_rows_apart()
+        sharded = wants_shards(self.accelerator)
+        if sharded:
+            if settings.on_policy is not None or training.insides is not None:
+                raise JobError("with weights split over processes (FSDP), train.on_policy and losses on layers are impossible; "
+                               "launch without FSDP, or leave them out")  # fmt: skip
+            shard(self.objective, self.learner.model, self.device)
+        self.trained = {**self.learner.trained, **self.objective.own_parameters}
         optimizer = make_optimizer(self.trained.values(), self.learner.learning_rate, settings.weight_decay)
-        self.module, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
+        self.module: Any = self.objective
+        self.optimizer: Any = optimizer
+        if not sharded:
+            self.module, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
         self.passes = Passes(
-            self.accelerator, self.module, self.objective, settings.micro_batch_tokens,
+            self.accelerator, self.module, self.objective, settings.micro_batch_tokens, sharded,
             int(self.learner.tokenizer.pad_token_id), packing, self.learner.bf16, training.signals, training.insides,
             lambda message: self._event("note", message=f"{training.role}: {message}"),
         )  # fmt: skip
@@ -122,15 +130,20 @@ class _Loop:
         self.num_steps = training.num_steps or max(1, math.ceil(settings.epochs * self.feed.steps_per_epoch))
         if settings.curriculum != "none":
             self.feed = paced(training.rows, settings, self.num_steps, training.signals)
+        self.own: OnPolicy | None = None
+        if settings.on_policy is not None:
+            self.own = on_policy(self.feed, settings, self.num_steps, self.learner, training.student, self.accelerator)
+            self.feed = self.own
         self.validate_every = max(1, math.ceil(self.num_steps / settings.validations))
         self.checkpoint_every = settings.checkpoint_every or self.validate_every
         self.home = training.folder.checkpoints / training.role
         self.identity = training.identity(self.learner.learning_rate)
         self.counters: dict[str, Any] = {"best": None, "lowest": None, "worse": 0, "seconds": 0.0}
-        self.own: OnPolicy | None = None
-        if settings.on_policy is not None:
-            self.own = on_policy(self.feed, settings, self.num_steps, self.learner, training.student, self.accelerator)
-            self.feed = self.own
+
+    def _learner(self, device: torch.device) -> Learner:
+        if self.t.labels:
+            return make_classifier(self.t.student, self.t.settings, device, self.t.labels)
+        return make_learner(self.t.student, self.t.settings, device)
 
     def _keeps_rows_apart(self) -> bool:
         """Whether student and teacher are blind to the other rows of a packed line; says so where they are not."""
@@ -172,7 +185,7 @@ class _Loop:
         ramped = self._ramp(step)
         self.module.train()
         loss = self.passes.gradients(rows)
-        norm = self.accelerator.clip_grad_norm_(self.trained.values(), self.t.settings.max_grad_norm)
+        norm = whole(nn.utils.clip_grad_norm_(self.trained.values(), self.t.settings.max_grad_norm))
         self.optimizer.step()
         seconds = time.perf_counter() - started
         self.counters["seconds"] += seconds
@@ -202,7 +215,8 @@ class _Loop:
         """Mean cross entropy of the validation targets, weighed as in training, and the task's score; keeps the best weights."""
         self.module.eval()
         loss = self._validation_loss()
-        score = self.t.score(causal_model(self.learner.model), self.learner.tokenizer) if self.t.score else None
+        with gathered(self.objective):
+            score = self.t.score(causal_model(self.learner.model), self.learner.tokenizer) if self.t.score else None
         self._event("validation", step=step, loss=loss, score=score.value if score else None, n=score.n if score else 0)
         found = {"step": step, "loss": loss, "score": score.as_dict() if score else None}
         best, lowest = self.counters["best"], self.counters["lowest"]
@@ -213,18 +227,21 @@ class _Loop:
             self.counters["lowest"] = loss
         if is_best:
             self.counters["best"] = found
+            weights = whole(self.trained)
             if self.accelerator.is_main_process:
                 self.home.mkdir(parents=True, exist_ok=True)
-                save_weights(self.home / "best.safetensors", self.trained)
+                save_weights(self.home / "best.safetensors", weights)
 
     def _validation_loss(self) -> float | None:
         count = sum(row.weighed_targets for row in self.t.validation)
         return self.passes.text_loss(self.t.validation) / count if count else None
 
     def _save(self, step: int) -> None:
+        if self.own:
+            self.counters["own_answers"] = self.own.waiting(step)
+        weights, optimizer = whole(self.trained), whole(self.optimizer.state_dict())
         if self.accelerator.is_main_process:
-            states = random_states_of(self.device)
-            checkpoint = Checkpoint(step, dict(self.trained), self.optimizer.state_dict(), states, self.counters)
+            checkpoint = Checkpoint(step, weights, optimizer, random_states_of(self.device), self.counters)
             save_checkpoint(self.home, checkpoint, self.identity)
         self.accelerator.wait_for_everyone()
 
@@ -232,31 +249,25 @@ class _Loop:
         found = load_newest(self.home, self.identity, lambda message: self._event("note", message=message))
         if found is None:
             return 0
-        self._load(found.weights)
-        self.optimizer.load_state_dict(found.optimizer)
-        if self.own:
-            self.counters["own_answers"] = self.own.waiting(step)
-        weights, optimizer = whole(self.trained), whole(self.optimizer.state_dict())
+        _load(self.trained, found.weights)
+        self.optimizer.load_state_dict(parted_state(found.optimizer, self.optimizer))
         restore_random_states(found.random_states)
         self.counters = found.counters
+        if self.own:
+            self.own.restore(found.counters["own_answers"])
         self._event("note", message=f"{self.t.role}: resumed at step {found.step} of {self.num_steps}")
         return found.step
-
-    def _load(self, weights: Mapping[str, torch.Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.trained.items():
-                parameter.copy_(weights[name])
 
     def _finish(self, step: int, stopped_early: bool) -> Trained:
         best = self.counters["best"]
         self.accelerator.wait_for_everyone()  # the main process may still be writing the best weights
-        if self.own:
-            self.own.restore(found.counters["own_answers"])
-        self._load(load_weights(self.home / "best.safetensors"))
         if self.accelerator.is_main_process:
-            student = self.t.student
+            learner, student = self.learner, self.t.student
+            if self.passes.sharded:
+                learner = self._learner(torch.device("cpu"))
+            _load(learner.trained, load_weights(self.home / "best.safetensors"))
             dtype = stored_dtype(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
-            save_model(self.learner.model, self.learner.tokenizer, self.t.out, dtype)
+            save_model(learner.model, learner.tokenizer, self.t.out, dtype)
         self.accelerator.wait_for_everyone()
         self.accelerator.free_memory()
         score = Score(**best["score"]) if best["score"] else None
@@ -269,6 +280,12 @@ class _Loop:
     def _event(self, event: str, **fields: Any) -> None:
         if self.accelerator.is_main_process:
             self.t.folder.event(event, role=self.t.role, **fields)
+
+
+@torch.no_grad()
+def _load(trained: Mapping[str, nn.Parameter], weights: Mapping[str, torch.Tensor]) -> None:
+    for name, parameter in trained.items():
+        parameter.copy_(parted(weights[name], parameter))
 
 
 def _rank(found: dict[str, Any]) -> tuple[float, float]:
