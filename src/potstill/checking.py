@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import psutil
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from .architectures import architecture_of, writes_text
 from .bill import budget_text, models_asked, unpriced_models
@@ -17,6 +17,7 @@ from .catalog import retired_on
 from .classifier import classifier_architecture, longest_text
 from .contracts import LayerLoss, Teacher
 from .crossing import crossing_problem
+from .depth import cut_config, depth_of, kept_layers, refuse_layers_made_by_their_place
 from .errors import JobError, ModelError
 from .estimates import Estimate, SplitSurvey, Tokens, count_tokens, estimate, parameters_of, size_text, survey
 from .insides import examine_config
@@ -231,7 +232,10 @@ def _layers(job: Job, teacher: Teacher) -> Iterator[Finding]:
     if not losses:
         return
     try:
-        own = examine_config(load_config(job.student.model, **_student_loading(job)), job.student.trust_remote_code)
+        config = load_config(job.student.model, **_student_loading(job))
+        if job.student.layers is not None:
+            config = cut_config(config, kept_layers(job.student.layers, depth_of(config)))
+        own = examine_config(config, job.student.trust_remote_code)
         other = examine_config(
             load_config(str(teacher.local_model()), **teacher.loading()), bool(teacher.loading().get("trust_remote_code"))
         )
@@ -267,16 +271,26 @@ def _config(job: Job) -> tuple[_Config | None, list[Finding]]:
         read = load_config(student.model, revision=student.revision, trust_remote_code=student.trust_remote_code)
         context = getattr(read.get_text_config(), "max_position_embeddings", None)
         architecture = (read.architectures or ["unknown"])[0]
+        depth = _depth(job, read)
         if job.labels:
             context = longest_text(read, load_tokenizer(student.model, reads_only=True, **_student_loading(job)))
             architecture = classifier_architecture(read, architecture)
-        size = parameters_of(student.model)
+        size = parameters_of(student.model, student.layers)
     except ModelError as error:
         return None, [Finding("problem", "student", str(error))]
     if Path(student.model).is_dir() and size is None:
         return None, [Finding("problem", "student", f"{student.model} holds no safetensors weights; convert it to safetensors")]
     said = f"{size:,} parameters" if size is not None else "weights not on this machine; they are downloaded when it runs"
-    return _Config(architecture, context), [Finding("ok", "student", f"{architecture}, {said}, context {context}")]
+    return _Config(architecture, context), [Finding("ok", "student", f"{architecture}{depth}, {said}, context {context}")]
+
+
+def _depth(job: Job, whole: PretrainedConfig) -> str:
+    """Which layers a shallower student keeps; raises ModelError where it cannot have them."""
+    if job.student.layers is None:
+        return ""
+    kept = kept_layers(job.student.layers, depth_of(whole))
+    refuse_layers_made_by_their_place(whole, cut_config(whole, kept), kept, job.student.trust_remote_code)
+    return f", layers {', '.join(map(str, kept))} of {depth_of(whole)}"
 
 
 def _lengths(tokens: Tokens, max_length: int) -> Iterator[Finding]:

@@ -20,10 +20,12 @@ from .contracts import Task
 from .crossing import crosses
 from .data.readers import read_file
 from .data.rows import ColumnNames, read_row
+from .depth import Layers, depth_of, kept_layers, renamed
 from .errors import DataError, ModelError
 from .job import Job
 from .labels import read_of
 from .rendering import answer_ids, prompt_ids, read_ids
+from .student import load_config
 from .types import SPLITS, Example, Raw, Signal
 
 SAMPLED_ROWS = 400
@@ -147,11 +149,16 @@ def count_tokens(
     return Tokens(len(prompts), sum(prompts) / count, sum(answers) / count, too_long, unrendered)
 
 
-def parameters_of(model: str) -> int | None:
-    """Parameters from the headers of a folder's safetensors files; None where there are none on this machine."""
+def parameters_of(model: str, layers: Layers | None = None) -> int | None:
+    """Parameters from the headers of a folder's safetensors files, of some of its layers only where they are given; None where
+    there are none on this machine."""
     files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
-    shapes = [entry["shape"] for file in files for name, entry in _header(file).items() if name != "__metadata__"]
-    return sum(math.prod(shape) for shape in shapes) if shapes else None
+    shapes = {name: entry["shape"] for file in files for name, entry in _header(file).items() if name != "__metadata__"}
+    counted = list(shapes)
+    if layers is not None and shapes:
+        depth = depth_of(load_config(model))
+        counted = list(renamed(shapes, depth, kept_layers(layers, depth)))
+    return sum(math.prod(shapes[name]) for name in counted) if shapes else None
 
 
 def _header(file: Path) -> dict[str, Any]:
@@ -180,7 +187,7 @@ def estimate(job: Job, found: dict[str, SplitSurvey], tokens: Tokens | None) -> 
     """Puts the survey, the sample's tokens and the models' sizes together."""
     rows = training_rows(job, found)
     prompt, answer = (tokens.prompt, tokens.answer) if tokens else (0.0, 0.0)
-    size = parameters_of(job.student.model)
+    size = parameters_of(job.student.model, job.student.layers)
     training_tokens = int(rows * (prompt + answer) * job.train.epochs)
     bills = bill(job, found["train"].sample, rows_asked(job, found), prompt, answer)
     runs = 2 if job.evaluate.control else 1

@@ -11,12 +11,14 @@ from transformers import PreTrainedTokenizerBase
 from .batches import Encoded
 from .classifier import longest_text
 from .contracts import Task
+from .depth import Source, cut
 from .job import Job
 from .label_scores import LabelTeachers
 from .labels import LabelQuiz, LabelSignals, SoftLabels, encode_labels, read_of
 from .lessons import encode_lessons, longest_row, make_quiz, with_gold
+from .recipe import StudentSettings
 from .rendering import load_tokenizer, prompt_ids, read_ids
-from .runfolder import RunFolder
+from .runfolder import RunFolder, fingerprint, read_json, write_json
 from .student import load_config
 from .training import ScoreModel
 from .types import Example, Lesson
@@ -65,6 +67,19 @@ def pupil_of(job: Job) -> Pupil:
     else:
         context = getattr(config.get_text_config(), "max_position_embeddings", None)
     return Pupil(job.task, tokenizer, longest_row(job.student.max_length, context), job.labels)
+
+
+def untouched(job: Job, folder: RunFolder) -> StudentSettings:
+    """The student as its training starts: the model that the job names, or, cut into the run folder, some of its layers."""
+    student = job.student
+    if student.layers is None:
+        return student
+    mark = folder.untouched / "cut.json"
+    identity = fingerprint(student.identity())
+    if not mark.is_file() or read_json(mark) != identity:
+        cut(Source(student.model, student.revision, student.trust_remote_code), student.layers, folder.untouched)
+        write_json(mark, identity)
+    return student.model_copy(update={"model": str(folder.untouched), "revision": None, "layers": None})
 
 
 def label_teachers(job: Job, folder: RunFolder) -> LabelTeachers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,17 +63,33 @@ class StudentSettings(Settings):
         description="full: all weights; lora, dora: low-rank adapters, merged at the end and checked to say the same",
     )
     lora: LoraSettings = LoraSettings()
+    layers: int | tuple[int, ...] | None = Field(
+        default=None,
+        description="start with some of the model's layers only: how many, evenly spread with the first and the last, or their "
+        "numbers from 1, such as [1, 2, 12]; default: all",
+    )
     freeze_embeddings: bool = Field(default=False, description="leave the words' vectors, and a head tied to them, as they are")
     freeze_layers: int = Field(default=0, ge=0, description="leave the first layers as they are, so many")
     trust_remote_code: bool = Field(default=False, description="run code that comes with a checkpoint")
     max_length: int | None = Field(default=None, ge=16, description="longest row in tokens; default: the context, at most 2,048")
 
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _so_many_layers_or_rising_numbers(cls, value: Any) -> Any:
+        given = value if isinstance(value, list | tuple) else [] if value is None else [value]
+        if any(type(layer) is not int or layer < 1 for layer in given) or value in ([], ()):
+            raise ValueError(f"{value!r} is neither a number of layers nor a list of their numbers, counted from 1")
+        if any(here >= after for here, after in pairwise(given)):
+            raise ValueError(f"{list(given)} names a layer twice, or not in order; write the numbers from first to last")
+        return value
+
     def identity(self) -> dict[str, Any]:
         """The settings and the content of the model's folder: other weights at the same place are another student."""
         folder = Path(self.model)
         head = {"head": self.head} if self.head == "labels" else {}
-        frozen = {n: v for n, v in (("freeze_embeddings", self.freeze_embeddings), ("freeze_layers", self.freeze_layers)) if v}
-        plain = self.model_dump(mode="json", exclude={"head", "freeze_embeddings", "freeze_layers"})
+        rare = {"freeze_embeddings", "freeze_layers", "layers"}
+        frozen = {name: value for name, value in self.model_dump(mode="json", include=rare).items() if value}
+        plain = self.model_dump(mode="json", exclude={"head", *rare})
         settings = {**plain, **head, **frozen}
         return {**settings, "content": folder_digest(folder) if folder.is_dir() else None}
 

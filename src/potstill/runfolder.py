@@ -53,6 +53,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def untouched(self) -> Path:
+        """The student before it is trained, where it has not all of its model's layers."""
+        return self.path / "untouched"
+
+    @property
     def model(self) -> Path:
         """The distilled student."""
         return self.path / "model"

@@ -19,7 +19,7 @@ from ..lessons import gold_lessons, read_examples, read_lessons
 from ..objective import Signals
 from ..plugins import load_plugin
 from ..progress import Progress
-from ..pupil import Pupil, label_teachers, pupil_of
+from ..pupil import Pupil, label_teachers, pupil_of, untouched
 from ..runfolder import RunFolder, fingerprint
 from ..student import copy_model, load_model
 from ..teacher_signals import LiveSignals, StoredSignals, capture, live_signals, open_store, shape_of, vocabulary_problem
@@ -48,7 +48,7 @@ def run(job: Job, folder: RunFolder) -> None:
         folder.event("note", message=f"{encoded.num_refused:,} rows are left out of training: {encoded.why_refused}")
     training = Training(
         role="student",
-        student=job.student,
+        student=untouched(job, folder),
         settings=job.train,
         losses=job.train.losses,
         rows=encoded.rows,
