@@ -121,3 +121,54 @@ def test_a_loss_on_layers_needs_one_teacher_whose_weights_are_here(
     local = {"kind": "huggingface", "model": str(teacher_folder)}
     with pytest.raises(JobError, match=r"relation compares .* one teacher's, and this job has 2 teachers; name one"):
         layered(tmp_path, student_folder, teacher_folder, "relation", teacher=[local, {**local, "name": "b", "temperature": 0.7}])
+
+
+def test_own_answers_make_signals_live_and_are_told_with_their_share(
+    tmp_path: Path, student_folder: Path, teacher_folder: Path
+) -> None:
+    local = {"kind": "huggingface", "model": str(teacher_folder)}
+    train = {"losses": ["cross_entropy", "jensen_shannon"], "on_policy": {"share": 0.25, "cold_start": 0.4}}
+    job = job_of(tmp_path, student_folder, teacher=local, train=train)
+    assert job.train.on_policy is not None
+    assert (job.train.signals, job.train.on_policy.max_answer_tokens) == ("live", job.task.max_student_tokens)
+    again = Job(folder=tmp_path, **job.resolved())
+    assert again.train.on_policy == job.train.on_policy
+    findings = check_job(job)
+    (text,) = said(findings, "losses", "ok")
+    assert "after 40% of the steps on own answers of 25% of the rows" in text
+    assert not [text for level, _, text in findings if level == "problem"]
+
+
+def test_a_teacher_of_other_tokens_cannot_score_own_answers(tmp_path: Path, student_folder: Path) -> None:
+    local = {"kind": "huggingface", "model": str(save_llama(tmp_path / "other", vocab_size=300))}
+    job = job_of(tmp_path, student_folder, teacher=local, train={"losses": ["forward_kl"], "on_policy": {}})
+    (text,) = said(check_job(job), "vocabularies", "problem")
+    assert "train.on_policy has the teacher score the student's own tokens" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"teacher": "scripted"}, "the teacher 'scripted' has no weights on this machine; take one that has, or leave"),
+        ({"train": {"signals": "sampled"}}, "train.signals is sampled, which is kept of given answers"),
+        ({"train": {"signals": "top_k"}}, "train.signals is top_k, which is kept of given answers"),
+        ({"train": {"losses": ["cross_entropy"]}}, "train.on_policy needs a loss on distributions"),
+        ({"student": {"head": "labels"}}, "train.on_policy samples the student's answers, and a student with a head of labels"),
+        ({"train": {"on_policy": {"share": 1.5}}}, "less than or equal to 1"),
+    ],
+)
+def test_own_answers_that_cannot_be_scored_are_refused_when_the_job_is_loaded(
+    tmp_path: Path, student_folder: Path, teacher_folder: Path, fields: dict[str, Any], problem: str
+) -> None:
+    local = {"kind": "huggingface", "model": str(teacher_folder)}
+    train = {"losses": ["forward_kl"], "on_policy": {}, **fields.get("train", {})}
+    student = {"model": str(student_folder), **fields.get("student", {})}
+    with pytest.raises(JobError) as raised:
+        Job(
+            folder=tmp_path,
+            name="n",
+            task="nli",
+            data="rows.jsonl",
+            **{"teacher": local, **fields, "train": train, "student": student},
+        )
+    assert problem in str(raised.value)

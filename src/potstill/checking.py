@@ -257,6 +257,9 @@ def _losses(job: Job) -> Iterator[Finding]:
     if job.labels:
         is_soft = any(loss.needs > Signal.TEXT for loss in job.train.losses)
         losses += f" over {len(job.labels)} labels" + (f", at temperature {job.train.temperature:g}" if is_soft else "")
+    own = job.train.on_policy
+    if own is not None:
+        losses += f", after {own.cold_start:.0%} of the steps on own answers of {own.share:.0%} of the rows"
     gives = ", ".join(f"{teacher.label} gives {teacher.gives.name.lower()}" for teacher in job.teachers)
     yield Finding("ok", "losses", f"{losses}; {gives}")
 

@@ -205,6 +205,7 @@ def estimate(job: Job, found: dict[str, SplitSurvey], tokens: Tokens | None) -> 
         seconds=seconds,
         how=f"training alone: 6 x {size or 0:,} parameters x {training_tokens:,} tokens"
         f"{' x 2 (student and control)' if runs == 2 else ''}, at a quarter of the speed of a matrix product measured now"
+        f"{'; sampling the own answers of train.on_policy comes on top' if job.train.on_policy else ''}"
         if seconds is not None
         else "unknown: the student's weights are not on this machine",
     )

@@ -115,3 +115,32 @@ def test_a_teacher_of_other_tokens_shows_no_layers(student_folder: Path, tmp_pat
     )
     with pytest.raises(JobError, match="teacher and student have different vocabularies"):
         train.run(job, made_run(job))
+
+
+def test_own_answers_teach_the_student_after_the_cold_start_and_never_the_control(
+    teacher_folder: Path, student_folder: Path, tmp_path: Path
+) -> None:
+    job = Job(
+        folder=tmp_path,
+        name="run",
+        task=TASK,
+        data="train.jsonl",
+        teacher={"kind": "huggingface", "model": str(teacher_folder)},
+        student=str(student_folder),
+        train={
+            "losses": ["cross_entropy", "jensen_shannon", "hidden_mse"], "on_policy": {"share": 0.5, "max_answer_tokens": 9},
+            "batch_size": 4, "epochs": 4, "validations": 1,
+        },
+    )  # fmt: skip
+    folder = made_run(job)
+    capture.run(job, folder)
+    train.run(job, folder)
+    steps = [event for event in read_rows(folder.path / "events.jsonl") if event["event"] == "step"]
+    own = [event.get("own_samples", 0) for event in steps if event["role"] == "student"]
+    assert own[:6] == [0] * 6
+    assert sum(own[6:]) > 6
+    sampled = [event for event in steps if "own_samples" in event]
+    assert all(1 <= event["own_tokens"] <= 9 and 0 <= event["own_truncated"] <= 1 for event in sampled)
+    assert not any("own_samples" in event for event in steps if event["role"] == "control")
+    assert not any(event["event"] == "captured" for event in read_rows(folder.path / "events.jsonl"))
+    assert (folder.control / "config.json").is_file()
