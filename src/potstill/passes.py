@@ -12,7 +12,7 @@ import contextlib
 import gc
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +21,7 @@ from torch import nn
 
 from .batches import Batch, Row, make_batches
 from .errors import JobFailedError
+from .freed_memory import FreedMemory
 from .objective import Objective, Signals
 from .transfer import TeacherInsides
 
@@ -45,6 +46,7 @@ class Passes:
     signals: Signals | None
     insides: TeacherInsides | None
     say: Callable[[str], None]
+    freed: FreedMemory = field(default_factory=FreedMemory)
 
     def gradients(self, rows: Sequence[Row]) -> torch.Tensor:
         """Leaves the step's gradients in the parameters, and returns the loss of this process's share."""
@@ -66,6 +68,8 @@ class Passes:
         loss = self._in_memory(learn, own)
         if not self.sharded:
             self._exchange()
+        if self.accelerator.device.type == "cpu":
+            self.freed.give_back()
         return loss
 
     def _pass(self, batch: Batch, rows: Sequence[Row], share: float) -> torch.Tensor:
