@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +21,20 @@ from safetensors.torch import load_file
 from potstill.answers.sieve import Sifted
 from potstill.checking import check_job
 from potstill.contracts import Answered
-from potstill.crossing import crosses
+from potstill.crossing import aligned_signals, crosses
+from potstill.curriculum import unsureness
 from potstill.errors import JobError, JobFailedError
 from potstill.job import Job
 from potstill.lessons import read_lessons
 from potstill.pipeline import run_job
 from potstill.plugins import load_plugin
+from potstill.pupil import pupil_of
 from potstill.runfolder import RunFolder, fingerprint, read_rows, write_rows
 from potstill.spelling import Spelling
 from potstill.stages import capture, train
 from potstill.stages.validate import _lessons, _Line
+from potstill.training import Training
+from potstill.training import train as train_loop
 from potstill.types import Example, Lesson, Message, Reply
 
 ANSWERS = ["The router light is red.", "Größe über Köln 🙂", "日本", "Yes", "12,345 €\n\nDone.", "No, the light is green."]
@@ -135,6 +141,18 @@ def test_rows_that_a_tokenizer_changes_learn_their_text_alone(tmp_path: Path) ->
         capture.run(lost, made_run(lost, ["\u2581", "\u2581\u2581"]))
 
 
+def test_rows_may_come_by_the_confidence_of_such_a_teacher(tmp_path: Path) -> None:
+    """Rows without a target come last."""
+    job = job_of(tmp_path, "llama", "bytes", losses=["forward_kl"], curriculum="confidence")
+    folder = made_run(job, ["fine \u2581 odd", *ANSWERS])
+    pupil, lessons = pupil_of(job), list(read_lessons(folder.answers / "kept.jsonl"))
+    rows = pupil.encode(lessons).rows
+    first, *others = unsureness(aligned_signals(job, folder, pupil, lessons, rows), rows)
+    assert math.isinf(first)
+    assert all(0 < one < math.log(9) + 1e-6 for one in others), others
+    train.run(job, folder)
+
+
 def test_equal_tokens_are_compared_as_before(teacher_folder: Path, student_folder: Path, tmp_path: Path) -> None:
     job = Job(folder=tmp_path, name="run", task="conversation", data="train.jsonl", student=str(student_folder),
               teacher={"kind": "huggingface", "model": str(teacher_folder)})  # fmt: skip
@@ -221,6 +239,7 @@ def test_the_log_probabilities_of_an_api_teach_a_student_with_tokens_of_its_own(
         lessons = list(read_lessons(folder.answers / "kept.jsonl"))
         assert sum(bool(lesson.told) for lesson in lessons) == len(lessons) - 1 == 11
         notes = [event["message"] for event in events(folder, "note") if "log-probabilities" in event["message"]]
+        assert len(notes) == 1
         assert notes[0].startswith("1 of 12 rows have no log-probabilities of just their text")
         assert (folder.model / "config.json").is_file()
         run_job(job)
@@ -279,8 +298,20 @@ def test_a_teacher_that_tells_its_log_probabilities_is_learned_from_by_default(t
         )
 
 
+def learned_alone(folder: Path, name: str) -> RunFolder:
+    """The student's training by itself, as processes that learn together run it; what it reads of the run is there already."""
+    job = job_of(folder, "large bytes", "metaspace", name, batch_size=5)
+    run, pupil = RunFolder(job.run_path), pupil_of(job)
+    lessons = list(read_lessons(folder / "runs" / "one" / "answers" / "kept.jsonl"))
+    rows = pupil.encode(lessons).rows
+    signals = aligned_signals(job, RunFolder(folder / "scratch" / str(os.getpid())), pupil, lessons, rows)
+    train_loop(Training("student", job.student, job.train, job.train.losses, rows, [], run, run.model, signals))
+    return run
+
+
 def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
-    one = trained(tmp_path, "one", batch_size=5)
-    code = "from pathlib import Path; from test_crossing import trained\ntrained(Path(sys.argv[1]), 'two', batch_size=5)"
+    made_run(job_of(tmp_path, "large bytes", "metaspace", "one"))
+    one = learned_alone(tmp_path, "one")
+    code = "from pathlib import Path; from test_crossing import learned_alone\nlearned_alone(Path(sys.argv[1]), 'two')"
     in_two_processes(tmp_path, code, tmp_path)
     assert largest_gap(one, RunFolder(tmp_path / "runs" / "two")) < 5e-5

@@ -104,12 +104,15 @@ def aligned_signals(job: Job, folder: RunFolder, pupil: Pupil, lessons: Sequence
     signals = AlignedSignals(voice, student, rows, said)
     if signals.num_untold == len(rows):
         raise JobFailedError(_nothing_said(job))
-    if signals.num_untold:
-        why = (
-            "have no log-probabilities of just their text" if job.reads_replies else "cannot be laid beside the teacher's tokens"
-        )
-        folder.event("note", message=f"{signals.num_untold:,} of {len(rows):,} rows {why}: the student learns their text alone")
     return signals
+
+
+def untold_note(job: Job, signals: AlignedSignals, num_rows: int) -> str | None:
+    """What a person should know of rows without a target."""
+    if not signals.num_untold:
+        return None
+    why = "have no log-probabilities of just their text" if job.reads_replies else "cannot be laid beside the teacher's tokens"
+    return f"{signals.num_untold:,} of {num_rows:,} rows {why}: the student learns their text alone"
 
 
 def _nothing_said(job: Job) -> str:

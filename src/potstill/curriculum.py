@@ -13,8 +13,10 @@ from collections.abc import Sequence
 
 import torch
 
+from .aligned_terms import Aligned
 from .batches import Row, make_batches
-from .kernels.cells import Cells, tail_logp
+from .kernels.cells import Full, tail_logp
+from .kernels.spans import starts_of
 from .objective import Signals
 from .recipe import TrainSettings
 from .types import Signal
@@ -106,15 +108,21 @@ def lengths(rows: Sequence[Row]) -> list[float]:
 def unsureness(signals: Signals, rows: Sequence[Row]) -> list[float]:
     """The mean entropy of the teacher's kept distributions over a row's answer, in nats: 0 where it is sure of every token.
 
-    The entropy is that of the cells that are kept, the tail counting as one, at the distillation temperature.
+    The entropy is that of the cells that are kept, the tail counting as one, at the distillation temperature. Of a teacher with
+    other tokens it is taken at the first token of each group, and a row of which it says nothing comes last.
     """
     found = [0.0] * len(rows)
     for batch in make_batches(rows, range(len(rows)), token_budget=TOKENS_AT_ONCE, packing=False, pad_id=0):
         cells = signals.cells(batch, rows)
-        assert isinstance(cells, Cells), "a live teacher has no kept signals, and curriculum_problem refuses it"
-        parts = entropies(cells.logp_NK).split([len(rows[number].answer) for number in batch.numbers])
+        assert not isinstance(cells, Full), "a live teacher has no kept signals, and curriculum_problem refuses it"
+        if isinstance(cells, Aligned):
+            says_N = starts_of(cells.span_N) & (cells.told_N > 0)
+            all_N = entropies(cells.ranks_NK).where(says_N, torch.nan)
+        else:
+            all_N = entropies(cells.logp_NK)
+        parts = all_N.split([len(rows[number].answer) for number in batch.numbers])
         for number, entropy_N in zip(batch.numbers, parts, strict=True):
-            found[number] = float(entropy_N.mean())
+            found[number] = float(entropy_N.nanmean().nan_to_num(torch.inf))
     return found
 
 

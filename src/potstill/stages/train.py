@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..batches import Row
-from ..crossing import aligned_signals, crosses
+from ..crossing import aligned_signals, crosses, untold_note
 from ..errors import JobError, JobFailedError
 from ..heads import scores_labels
 from ..job import Job
@@ -95,6 +95,8 @@ def _taught(job: Job, training: Training, pupil: Pupil, lessons: Sequence[Lesson
         return training
     if crosses(job):
         aligned = aligned_signals(job, folder, pupil, lessons, training.rows)
+        if (note := untold_note(job, aligned, len(training.rows))) is not None:
+            folder.event("note", message=note)
         return _shown(job, replace(training, signals=aligned, told=aligned.digest()), pupil)
     if not job.labels:
         signals = _signals(job, folder, pupil.tokenizer, training.rows) if job.train.on_cells() else None
