@@ -25,7 +25,7 @@ FLOORS: dict[float, str] = {
     2: "freed_memory plugins interrupts runfolder journal data/json_rows data/table_rows statistics rendering kernels packing page "
     "architectures text/reading text/quantities text/overlap text/equivalence text/personal wire/http_faults wire/pool "
     "wire/batch_ledger text/shingles",
-    2.05: "codec data/rows",
+    2.05: "codec data/rows formats",
     2.1: "spelling wire/endpoint data/readers signals data/splits text/lookalikes answers/novelty",
     2.2: "alignment reply_logprobs data/intake wire/provider_calls loss_contracts",
     3: "contracts student batches generation progress checkpoints runs speed_trial",
@@ -53,7 +53,7 @@ FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.spl
 # Folders of plain modules, which keep their own floors; every other folder has one.
 GROUPED = {"wire", "answers", "data", "text"}
 # Folders whose files share words with one another; in every other folder they stand alone.
-MAY_SHARE_WITHIN = {"starter", "page", "kernels"}
+MAY_SHARE_WITHIN = {"starter", "page", "kernels", "formats"}
 
 FILES = sorted(path for path in SOURCE.rglob("*.py") if "__pycache__" not in path.parts)
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}

@@ -245,8 +245,12 @@ def replaced_folder(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    with told_when_full():
-        yield part
+    try:
+        with told_when_full():
+            yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     old = path.with_name(f".{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():

@@ -1,0 +1,47 @@
+"""GGUF for llama.cpp, Ollama and LM Studio, in half or in fewer bits, with the chat template and a Modelfile."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from ..contracts import Exporter
+from ..errors import MissingPackageError
+from ..formats.ollama import modelfile
+from ..recipe import listed
+from ..rendering import load_tokenizer
+
+try:
+    from ..formats.gguf_model import FAMILIES, write_gguf
+except ModuleNotFoundError as error:
+    if error.name != "gguf":
+        raise
+    write_gguf = None  # type: ignore[assignment]  # who asks for the export is told which package is missing
+
+Precision = Literal["f16", "q8_0", "q4_k_m"]
+TAKES = "Llama, Mistral, Phi-3 and Qwen 2 and 3"
+
+
+class Gguf(Exporter):
+    """GGUF for llama.cpp, Ollama and LM Studio: one file for each of `precisions`, and a Modelfile for the first of them."""
+
+    precisions: Annotated[tuple[Precision, ...], BeforeValidator(listed)] = Field(
+        default=("q4_k_m", "q8_0"), min_length=1, description="f16: 16 bits a weight; q8_0: 8.5; q4_k_m: about 4.9"
+    )
+
+    def problem(self, architecture: str) -> str | None:
+        if write_gguf is None:
+            return str(MissingPackageError("gguf", "gguf"))
+        return None if architecture in FAMILIES else f"GGUF is written for {TAKES} models, and this one is {architecture}"
+
+    def export(self, model_folder: Path, target_folder: Path) -> None:
+        target_folder.mkdir(parents=True, exist_ok=True)
+        for precision in self.precisions:
+            write_gguf(model_folder, target_folder / f"model-{precision}.gguf", precision)
+        tokenizer = load_tokenizer(str(model_folder))
+        context = int(json.loads((model_folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"])
+        text = modelfile(tokenizer, f"model-{self.precisions[0]}.gguf", context)
+        (target_folder / "Modelfile").write_text(text, encoding="utf-8")

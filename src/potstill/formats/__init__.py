@@ -1,0 +1,1 @@
+"""File formats of other runtimes: weights, names and tokens as these expect them."""
