@@ -15,13 +15,13 @@ from transformers.utils import logging as transformers_logging
 from potstill.contracts import Teacher
 from potstill.errors import JobError, ModelError
 from potstill.label_scores import LabelScorer, LabelStore, LabelTeachers, target_logp
-from potstill.labels import asked_key, softened
+from potstill.labels import asked_key, gold_labels, softened
 from potstill.plugins import load_plugin
 from potstill.progress import Progress
 from potstill.rendering import answer_ids, load_tokenizer, prompt_ids
 from potstill.runfolder import RunFolder
 from potstill.student import head_of, load_model
-from potstill.types import Example, Message
+from potstill.types import Example, Lesson, Message
 
 TASK = load_plugin("tasks", {"kind": "nli", "system_prompt": "Entailment, neutral or contradiction?"})
 LABELS = ("entailment", "neutral", "contradiction", "entail")
@@ -119,6 +119,29 @@ def test_scores_are_captured_once_softened_when_read_and_mixed_by_weight(
     mixed = np.exp(both.softened(4.0)[asked_key(TASK, rows[0])])
     assert mixed == pytest.approx(0.75 * parts[0] + 0.25 * parts[1], abs=1e-4)
     assert mixed.sum() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_teachers_of_labels_are_mixed_by_confidence_and_by_gold(teacher_folder: Path, phi3_folder: Path, tmp_path: Path) -> None:
+    """By plain arithmetic on what the stores hold: shares from the unsoftened scores, one row with gold and one without."""
+    one = load_plugin("teachers", {"kind": "huggingface", "model": str(teacher_folder), "weight": 3})
+    other = load_plugin("teachers", {"kind": "huggingface", "model": str(phi3_folder)})
+    rows = examples(2)
+    both, _ = captured([one, other], rows, tmp_path)
+    keys = [asked_key(TASK, row) for row in rows]
+    lessons = [Lesson(rows[0], "contradiction", "gold"), Lesson(rows[1], "neutral", "teacher")]
+    assert gold_labels(lessons, TASK) == {keys[0]: 2}
+    for mix_by in ("confidence", "gold"):
+        found = both.softened(4.0, mix_by, gold_labels(lessons, TASK))
+        for key in keys:
+            p = [np.exp(both.store(teacher).scores[key].astype(float)) for teacher in (one, other)]
+            raw = np.array([0.75, 0.25])
+            if mix_by == "confidence":
+                raw = raw * [np.exp(np.sum(each * np.log(each))) for each in p]
+            elif key == keys[0]:
+                raw = raw * np.array([p[0][2], p[1][2]]) / (p[0][2] + p[1][2])
+            soft = [np.exp(softened(np.log(each), 4.0)) for each in p]
+            wanted = (raw[0] * soft[0] + raw[1] * soft[1]) / raw.sum()
+            assert np.exp(found[key]) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_a_prompt_that_a_teacher_cannot_be_asked_is_counted_and_harms_no_other(teacher_folder: Path, tmp_path: Path) -> None:

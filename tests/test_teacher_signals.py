@@ -303,3 +303,67 @@ def test_draws_are_refused_where_a_loss_does_not_take_them(teacher_folder: Path,
             teacher="scripted",
             student="starter-student",
         )
+
+
+@pytest.mark.parametrize("mix_by", ["confidence", "gold"])
+@pytest.mark.parametrize("draws", [None, 20])
+def test_weighed_mixtures_from_the_disk_are_the_live_ones_and_have_a_store_of_their_own(
+    mix_by: Any, draws: int | None, teacher_folder: Path, phi3_folder: Path, student_folder: Path, tmp_path: Path
+) -> None:
+    rows = some_rows(student_folder)
+    gold = frozenset(row.digest() for row in rows[::2])
+    shape = replace(SHAPE, draws=draws, mix_by=mix_by, gold=gold if mix_by == "gold" else frozenset())
+    teachers = [local(teacher_folder, weight=3.0), local(phi3_folder)]
+    tokenizer = load_tokenizer(str(student_folder))
+    store = captured(teachers, rows, tmp_path, student_folder, shape)
+    assert store.folder != open_store(teachers, tokenizer, tmp_path / "signals", replace(SHAPE, draws=draws)).folder
+    live = live_signals(teachers, tokenizer, shape)
+    plain = live_signals(teachers, tokenizer, replace(SHAPE, draws=draws))
+    for batch in make_batches(rows, range(len(rows)), token_budget=256, packing=True, pad_id=0):
+        wanted, read = by_word(live.cells(batch, rows)), by_word(StoredSignals(store, shape.key).cells(batch, rows))
+        assert [one.keys() for one in wanted] == [one.keys() for one in read]
+        gaps = [abs(one[word] - other[word]) for one, other in zip(wanted, read, strict=True) for word in one]
+        assert max(gaps) <= 1e-3
+        by_weight = by_word(plain.cells(batch, rows))
+        starts = np.cumsum([0, *(len(rows[number].answer) for number in batch.numbers)])
+        for number, start, end in zip(batch.numbers, starts, starts[1:], strict=False):
+            is_weighed = mix_by == "confidence" or rows[number].digest() in gold
+            if draws is None or not is_weighed:  # few draws of nearly the same distribution may be the same words
+                assert (wanted[start:end] != by_weight[start:end]) == is_weighed
+
+
+def test_a_row_that_is_gold_has_other_signals_than_the_same_row_that_is_not(
+    teacher_folder: Path, phi3_folder: Path, student_folder: Path, tmp_path: Path
+) -> None:
+    rows, tokenizer = some_rows(student_folder), load_tokenizer(str(student_folder))
+    teachers = [local(teacher_folder), local(phi3_folder)]
+    none = replace(SHAPE, mix_by="gold")
+    store = captured(teachers, rows, tmp_path, student_folder, none)
+    gold = replace(none, gold=frozenset(row.digest() for row in rows[:1]))
+    with Progress(RunFolder(tmp_path / "run"), "capture", len(rows)) as bar:
+        assert capture(teachers, tokenizer, rows, store, gold, bar) == 1
+    batch = make_batches(rows, range(len(rows)), token_budget=256, packing=True, pad_id=0)[0]
+    one, other = (StoredSignals(store, shape.key).cells(batch, rows) for shape in (none, gold))
+    assert by_word(one) != by_word(other)
+
+
+@pytest.mark.parametrize(
+    ("teachers", "settings", "told"),
+    [(1, {}, "this job has one teacher"), (2, {"losses": ["cross_entropy"]}, "no loss of this job is on distributions")],
+)
+def test_mixing_without_several_local_distributions_is_refused_when_the_job_is_loaded(
+    teachers: int, settings: dict[str, Any], told: str, teacher_folder: Path, phi3_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "train.jsonl").touch()
+    all_of_them = [{"kind": "huggingface", "model": str(one), "name": one.name} for one in (teacher_folder, phi3_folder)]
+
+    def made(mix_by: str, count: int, **train: Any) -> Job:
+        return Job(
+            folder=tmp_path, name="job", task="conversation", data="train.jsonl", teacher=all_of_them[:count],
+            student="starter-student", train={"mix_by": mix_by, **train},
+        )  # fmt: skip
+
+    with pytest.raises(JobError, match=f"train.mix_by is gold, and {told}; name several local teachers"):
+        made("gold", teachers, **settings)
+    assert made("gold", 2).train.mix_by == "gold"
+    assert made("weight", teachers, **settings).train.mix_by == "weight"

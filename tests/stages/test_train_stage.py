@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,28 @@ def test_own_answers_teach_the_student_after_the_cold_start_and_never_the_contro
     assert not any("own_samples" in event for event in steps if event["role"] == "control")
     assert not any(event["event"] == "captured" for event in read_rows(folder.path / "events.jsonl"))
     assert (folder.control / "config.json").is_file()
+
+
+def test_gold_rows_are_mixed_by_gold_once_and_found_again_in_training(
+    teacher_folder: Path, phi3_folder: Path, student_folder: Path, tmp_path: Path
+) -> None:
+    teachers = [{"kind": "huggingface", "model": str(one), "name": one.name} for one in (teacher_folder, phi3_folder)]
+    found = {}
+    for mix_by in ("weight", "gold"):
+        job = Job(
+            folder=tmp_path, name=mix_by, task="nli", data="train.jsonl", teacher=teachers, student=str(student_folder),
+            train={"mix_by": mix_by, "batch_size": 6, "epochs": 2, "validations": 1}, evaluate={"control": False},
+        )  # fmt: skip
+        folder = made_run(job)
+        lessons = list(read_lessons(folder.answers / "kept.jsonl"))
+        gold = [replace(one, target_source="gold") if number % 2 else one for number, one in enumerate(lessons)]
+        write_rows(folder.answers / "kept.jsonl", (one.as_dict() for one in gold))
+        capture.run(job, folder)
+        before = {place: place.stat().st_size for place in job.signals_path.rglob("rows.data")}
+        train.run(job, folder)
+        assert {place: place.stat().st_size for place in job.signals_path.rglob("rows.data")} == before
+        found[mix_by] = load_model(str(folder.model))
+    gaps = [
+        float((one - other).detach().abs().max()) for one, other in zip(*(m.parameters() for m in found.values()), strict=True)
+    ]
+    assert max(gaps) > 1e-5
