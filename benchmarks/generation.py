@@ -1,9 +1,14 @@
-"""Rows a second of batched generation against one row at a time, as a ratio in one run.
+"""Rows a second of batched generation against one row at a time, and of answers of skewed lengths, as ratios in one run.
 
     python benchmarks/generation.py [--model FOLDER] [--rows 96] [--max-tokens 48]
+    python benchmarks/generation.py --skewed [--size 135M]
 
 Two models: a random Llama of the starter teacher's size, whose answers all have full length, and the model itself, which ends
 most of its answers early. Both ways use the same code and prompts; their rounds alternate, so that a busy machine slows both.
+
+`--skewed`: answers that end after lognormal numbers of tokens, which no way knows beforehand; three ways with the same tokens.
+transformers' `generate`, a batch until its longest answer has ended; rows that leave when they end; and rows that wait taking
+their places (`refill.py`), which is how a student's own answers are sampled. Tokens are those of the answers alone.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import random
 import statistics
 import time
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +33,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from potstill.catalog import STARTER_MODELS
 from potstill.generation import BATCH_TOKENS, generate
+from potstill.refill import Ask, Writer
 from potstill.rendering import load_tokenizer, prompt_ids
 from potstill.student import best_device, count_parameters, load_model
 from potstill.types import Message, Sampling
@@ -39,16 +46,20 @@ def questions(rows: int) -> list[str]:
     return [" and ".join(chance.choices(TOPICS, k=chance.randint(1, 6))) + f", case {n}. What now?" for n in range(rows)]
 
 
-def random_llama(vocab_size: int) -> PreTrainedModel:
-    """About 10 million parameters, the starter teacher's size."""
+SIZES = {"8M": (256, 768, 8, 8, 4), "135M": (576, 1536, 30, 9, 3)}
+
+
+def random_llama(vocab_size: int, size: str = "8M") -> PreTrainedModel:
+    """Of the starter teacher's size, or as wide and deep as a SmolLM2 of 135M with fewer words."""
     torch.manual_seed(0)
+    hidden, inner, layers, heads, key_heads = SIZES[size]
     config = LlamaConfig(
         vocab_size=vocab_size,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=4,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
         tie_word_embeddings=True,
         eos_token_id=None,
         bos_token_id=None,
@@ -113,6 +124,59 @@ def compare(subject: Subject, given: argparse.Namespace) -> list[str]:
     return [subject.name, parameters, *lengths, f"{slow:.1f}", f"{fast:.1f}", f"{fast / slow:.1f}"]
 
 
+class Ending(Writer):
+    """Ends answers after given numbers of tokens, by the number that is a row's seed."""
+
+    lengths: Sequence[int] = ()
+    refills = True
+
+    def _has_ended(self, answer: Sequence[int], ask: Ask) -> bool:
+        return len(answer) >= self.lengths[int(ask.seed)]
+
+    def _joining(self, waiting: list[int], rows: Sequence[int], asks: Sequence[Ask]) -> list[int]:
+        return super()._joining(waiting, rows, asks) if self.refills or not rows else []
+
+    def _whole_batch(self, asks: Sequence[Ask], limit: int) -> list[list[int]]:
+        longest = max(self.lengths[int(ask.seed)] for ask in asks)
+        answers = super()._whole_batch(asks, longest)
+        return [ids[: self.lengths[int(ask.seed)]] for ids, ask in zip(answers, asks, strict=True)]
+
+
+WAYS = ("static", "rows leave", "refilled")
+
+
+def skewed(model: PreTrainedModel, given: argparse.Namespace) -> Table:
+    """Tokens a CPU-second of each way, whose rounds alternate; all must give the same answers."""
+    chance = random.Random(0)
+    lengths = [max(1, min(given.longest, int(chance.lognormvariate(3.2, 1.0)))) for _ in range(given.rows)]
+    prompts = [[chance.randrange(Words.num_words) for _ in range(chance.randint(20, 60))] for _ in lengths]
+    words: Any = Words()
+    writer = Ending(model, words, Sampling(temperature=1.0), batch_tokens=given.batch_tokens)
+    writer.lengths, writer.stops, writer.config.eos_token_id = lengths, frozenset(), None  # no word ends an answer
+    asks = [Ask(prompt, given.longest, str(number)) for number, prompt in enumerate(prompts)]
+    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    for turn in range(given.rounds + 1):
+        found = []
+        for way in WAYS:
+            writer.mixes, writer.refills = way != "static", way == "refilled"
+            start = time.process_time()
+            found.append(writer.write(asks))
+            seconds = time.process_time() - start
+            if turn:  # the first one warms up
+                rates[way].append(sum(lengths) / seconds)
+        assert found[0] == found[1] == found[2]
+    mean, size = sum(lengths) / len(lengths), count_parameters(model) / 1e6
+    table = Table(title=f"{len(asks)} answers of {mean:.0f} tokens, the longest {max(lengths)}; {size:.1f}M parameters, "
+                  f"{torch.get_num_threads()} threads, {given.batch_tokens:,} tokens a batch")  # fmt: skip
+    for column in ("way", "tokens a CPU-second", "from, to", "times static"):
+        table.add_column(column, justify="left" if column == "way" else "right")
+    slowest = statistics.median(rates["static"])
+    for way, values in rates.items():
+        middle = statistics.median(values)
+        table.add_row(way, f"{middle:.0f}", f"{min(values):.0f}, {max(values):.0f}", f"{middle / slowest:.2f}")
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=STARTER_MODELS / "starter-teacher")
@@ -121,7 +185,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS)
     parser.add_argument("--device", default=best_device())
+    parser.add_argument("--skewed", action="store_true", help="answers of lognormal lengths instead")
+    parser.add_argument("--size", choices=SIZES, default="8M", help="of the random Llama with --skewed")
+    parser.add_argument("--longest", type=int, default=256, help="most tokens of an answer with --skewed")
     given = parser.parse_args()
+    if given.skewed:
+        Console().print(skewed(random_llama(Words.num_words + 2, given.size).to(given.device), given))
+        return
     words: Any = Words()
     subjects = [Subject("random Llama", random_llama(Words.num_words + 2).to(given.device), words)]
     if given.model.is_dir():

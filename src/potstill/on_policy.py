@@ -19,10 +19,8 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch.distributed.tensor import DTensor
 
 from .batches import Row
-from .errors import JobError
 from .feeding import Feed
 from .learner import Learner
 from .lessons import longest_row
@@ -115,13 +113,8 @@ class OnPolicy:
 def on_policy(
     given: Feed, settings: TrainSettings, num_steps: int, learner: Learner, student: StudentSettings, accelerator: Accelerator
 ) -> OnPolicy:
-    """The feed of a job with `train.on_policy`; raises JobError where no process has all weights."""
+    """The feed of a job with `train.on_policy`."""
     assert settings.on_policy is not None
-    if any(isinstance(parameter, DTensor) for parameter in learner.model.parameters()):
-        raise JobError(
-            "train.on_policy samples in each process, and this training splits the weights over the processes (FSDP); launch it "
-            "without, or leave train.on_policy out"
-        )
     sampling = Sampling(temperature=settings.on_policy.temperature, top_p=settings.on_policy.top_p)
     writer = Writer(learner.model, learner.tokenizer, sampling, bf16=learner.bf16)
     context = getattr(learner.model.config.get_text_config(), "max_position_embeddings", None)
