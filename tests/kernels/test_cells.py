@@ -150,6 +150,17 @@ def test_a_teacher_equal_to_the_student_has_no_divergence_at_any_temperature() -
         assert float(sums[0]) == pytest.approx(0.0, abs=1e-5)
 
 
+def test_a_token_of_fewer_words_than_others_has_a_gradient_through_a_frozen_head_with_a_softcap() -> None:
+    hidden, weight, cells = problem(4, 3, 10, 3)
+    cells.index_NK[::2, -1], cells.logp_NK[::2, -1] = -1, -math.inf
+    leaves = [tensor.requires_grad_() for tensor in (hidden, weight)]
+    term = Term(KL.formula, cells, 1.0, 2.0)
+    whole = torch.autograd.grad(cell_losses(hidden, head(weight, softcap=2.0), [term])[0], leaves)[0]
+    frozen = torch.autograd.grad(cell_losses(hidden, head(weight.detach(), softcap=2.0), [term])[0], hidden)[0]
+    assert bool(torch.isfinite(whole).all())
+    torch.testing.assert_close(frozen, whole)
+
+
 def test_no_token_at_all_is_a_loss_of_zero() -> None:
     weight = torch.randn(5, 3, requires_grad=True)
     nothing = Cells(torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, 2))

@@ -22,6 +22,7 @@ import torch
 
 from .entries import Group
 from .frozen import hidden_gradient, pass_over
+from .fused import FusedGroup, fused_gradient, is_fused, num_buffers
 from .spans import untorn
 from .terms import Cells, Head, Term
 from .tiles import Tiles, Wants, exact_dtype, plan, put, put_product, unbend
@@ -69,7 +70,7 @@ def sparse_losses(hidden_NH: torch.Tensor, head: Head, terms: Sequence[Term], wa
     sorted_terms = by_temperature(terms)
     num_entries = sum(term.cells.index_NK.shape[1] for term in terms if isinstance(term.cells, Cells))
     once = wants.hidden and not (wants.weight or wants.bias) and len(sorted_terms) == 1
-    cut = plan(hidden_NH, head, num_entries, len(sorted_terms), keeps=wants.any and not once)
+    cut = plan(hidden_NH, head, num_entries, num_buffers(hidden_NH, head, len(sorted_terms)), keeps=wants.any and not once)
     spans = [term.span_N for term in terms if term.span_N is not None]
     for rows in parts(len(hidden_NH), cut.num_tokens, spans):
         groups = [Group(some, rows, head, exact_dtype(hidden_NH)) for some in sorted_terms.values()]
@@ -91,10 +92,13 @@ def _pass_once(tiles: Tiles, rows: slice, group: Group, result: Result) -> None:
 
 def _pass_twice(tiles: Tiles, rows: slice, groups: Sequence[Group], wants: Wants, result: Result) -> None:
     places = [group.places(tiles.bounds) for group in groups]
-    _see_all(tiles, groups, places)
+    fused = [FusedGroup(tiles, group, len(groups) == 1) for group in groups] if is_fused(tiles.hidden_NH) else []
+    _see_all(tiles, groups, fused, places)
     _settle(groups, result, wants.any)
     if wants.any:
-        _give_all(tiles, groups, places, rows, result)
+        for one in fused:
+            one.settled()
+        _give_all(tiles, groups, fused, places, rows, result)
 
 
 def _settle(groups: Sequence[Group], result: Result, learning: bool) -> None:
@@ -103,23 +107,36 @@ def _settle(groups: Sequence[Group], result: Result, learning: bool) -> None:
             result.sums[name] += value
 
 
-def _see_all(tiles: Tiles, groups: Sequence[Group], places: Sequence[list[slice]]) -> None:
+def _see_all(tiles: Tiles, groups: Sequence[Group], fused: Sequence[FusedGroup], places: Sequence[list[slice]]) -> None:
     for number in range(len(tiles)):
-        z_NW = tiles.logits(number, tiles.product(number, tiles.weight(number)))
-        for group, place in zip(groups, places, strict=True):
-            y_NW, factor = tiles.softened(number, z_NW), tiles.factor(group.temperature)
-            group.see(y_NW, factor, tiles.bounds[number], place[number])
+        raw_NW, at = tiles.product(number, tiles.weight(number)), [place[number] for place in places]
+        if fused:
+            for one, place in zip(fused, at, strict=True):
+                one.see(number, raw_NW, place)
+        else:
+            z_NW = tiles.logits(number, raw_NW)
+            for group, place in zip(groups, at, strict=True):
+                y_NW, factor = tiles.softened(number, z_NW), tiles.factor(group.temperature)
+                group.see(y_NW, factor, tiles.bounds[number], place)
 
 
-def _give_all(tiles: Tiles, groups: Sequence[Group], places: Sequence[list[slice]], rows: slice, result: Result) -> None:
+def _give_all(
+    tiles: Tiles,
+    groups: Sequence[Group],
+    fused: Sequence[FusedGroup],
+    places: Sequence[list[slice]],
+    rows: slice,
+    result: Result,
+) -> None:
     first = rows.start == 0
     d_hidden_NH = None if result.hidden_NH is None else torch.zeros_like(tiles.hidden_NH, dtype=tiles.exact)
     for number in reversed(range(len(tiles))):  # the last logits may still be in the cache, or kept
         weight_WH = tiles.weight(number)
         raw_NW = tiles.product(number, weight_WH, again=True)
-        dz_NW = _gradient(number, tiles, raw_NW, groups, [place[number] for place in places])
+        at = [place[number] for place in places]
+        dz_NW = fused_gradient(number, raw_NW, fused, at) if fused else _gradient(number, tiles, raw_NW, groups, at)
         if result.bias_V is not None:
-            put(result.bias_V[tiles.words(number)], dz_NW.sum(dim=0), first)
+            put(result.bias_V[tiles.words(number)], dz_NW.sum(dim=0, dtype=tiles.exact), first)
         low_NW = tiles.lowered(number, dz_NW)
         if result.weight_VH is not None:
             put_product(result.weight_VH[tiles.words(number)], low_NW.T, tiles.hidden_NH, first)

@@ -17,7 +17,7 @@ import torch
 
 from .terms import Head
 
-BUDGET_BYTES = {"cpu": 36 * 2**20, "cuda": 2**30}
+BUDGET_BYTES = {"cpu": 36 * 2**20, "cuda": 7 * 2**28}
 """What a block of tokens may hold beside inputs and gradients. On a processor the product library takes some more."""
 TILE_ELEMENTS = {"cpu": 2**21, "cuda": 2**24}
 """Logits of one tile at most. On a processor 1,024 words a product run 5% faster than 512, though more leaves the cache."""
@@ -32,7 +32,8 @@ ALIGNMENT = 64
 
 
 class Plan(NamedTuple):
-    """How a call is cut: tokens of a block, words of a tile, and tiles whose logits are kept from pass 1 to pass 2."""
+    """How a call is cut: tokens of a block, words of a tile, and tiles whose logits are kept from pass 1 to pass 2 (none on an
+    accelerator: its memory is worth more as a larger batch, and its products cost less)."""
 
     num_tokens: int
     width: int
@@ -68,8 +69,8 @@ def _multiplies_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def plan(hidden_NH: torch.Tensor, head: Head, num_entries: int, num_groups: int, keeps: bool) -> Plan:
-    """Blocks and tiles within the budget; `num_entries` are a token's over all groups."""
+def plan(hidden_NH: torch.Tensor, head: Head, num_entries: int, num_buffers: int, keeps: bool) -> Plan:
+    """Blocks and tiles within the budget; `num_entries` are a token's over all groups, and buffers are tiles in fp32."""
     num_tokens, hidden_size = hidden_NH.shape
     device = hidden_NH.device.type
     budget, elements = BUDGET_BYTES.get(device, BUDGET_BYTES["cuda"]), TILE_ELEMENTS.get(device, TILE_ELEMENTS["cuda"])
@@ -79,11 +80,11 @@ def plan(hidden_NH: torch.Tensor, head: Head, num_entries: int, num_groups: int,
     most = max(1, budget // 2 // per_token)
     num_blocks = max(1, math.ceil(num_tokens / most))
     num_tokens = max(1, math.ceil(num_tokens / num_blocks))
-    per_logit = low + exact * (1 + is_bent(head) + (num_groups > 1))
+    per_logit = low + exact * num_buffers
     elements = min(elements, (budget - num_tokens * per_token) // per_logit)
     width = max(1, min(head.num_words, max(elements // num_tokens, LEAST_WIDTH), TILE_WEIGHTS // hidden_size))
     left = budget - num_tokens * (per_token + width * per_logit)
-    return Plan(num_tokens, width, max(0, left // (num_tokens * width * low)) if keeps else 0)
+    return Plan(num_tokens, width, max(0, left // (num_tokens * width * low)) if keeps and device == "cpu" else 0)
 
 
 class HeadTiles:
@@ -149,9 +150,7 @@ class Tiles(HeadTiles):
         self._kept = [] if spare_VH is None or not spare_VH.is_contiguous() else self._rooms_in(spare_VH)
         self._kept += [new(size, dtype=self.low) for _ in range(min(cut.num_kept, len(self) - len(self._kept)))]
         self._raw = new(size, dtype=self.low)
-        self._y = new(size, dtype=self.exact)
-        self._z = new(size if is_bent(head) else 0, dtype=self.exact)
-        self._total = new(0, dtype=self.exact)
+        self._exact: dict[str, torch.Tensor] = {}
 
     def _rooms_in(self, spare_VH: torch.Tensor) -> list[torch.Tensor]:
         """Rooms for as many tiles as fit, the last tile's first: each ends where the rooms and gradients of later tiles begin."""
@@ -169,31 +168,38 @@ class Tiles(HeadTiles):
         """h W^T [N, W] in the products' dtype; `again` where it may be kept from the first time."""
         from_last = len(self) - 1 - number
         kept = from_last < len(self._kept)
-        raw_NW = self._shaped(self._kept[from_last] if kept else self._raw, number)
+        raw_NW = self._shaped(self._kept[from_last], number) if kept else self.room(number)
         return raw_NW if again and kept else torch.mm(self.hidden_NH, weight_WH.T, out=raw_NW)
 
     def logits(self, number: int, raw_NW: torch.Tensor) -> torch.Tensor:
         """z [N, W] where the head has a bias or a softcap; else the product, whose multiple z is."""
         if not is_bent(self.head):
             return raw_NW
-        return bend(self._shaped(self._z, number).copy_(raw_NW), self.head, self.words(number))
+        return bend(self._buffer("z", number).copy_(raw_NW), self.head, self.words(number))
 
     def softened(self, number: int, z_NW: torch.Tensor) -> torch.Tensor:
         """A copy of what `logits` gave, to be turned into powers; y = z / (T ln 2) is this times `factor`."""
-        return self._shaped(self._y, number).copy_(z_NW)
+        return self._buffer("y", number).copy_(z_NW)
 
     def factor(self, temperature: float) -> float:
         return (1.0 if is_bent(self.head) else self.head.scale) / (temperature * math.log(2.0))
 
     def total(self, number: int) -> torch.Tensor:
         """A buffer for the sum of several groups' gradients."""
-        if not len(self._total):
-            self._total = torch.empty_like(self._y)
-        return self._shaped(self._total, number)
+        return self._buffer("total", number)
+
+    def room(self, number: int) -> torch.Tensor:
+        """The place of a product that is not kept."""
+        return self._shaped(self._raw, number)
 
     def lowered(self, number: int, dz_NW: torch.Tensor) -> torch.Tensor:
         """The gradient in the products' dtype, for which the product's place is taken where that was not kept."""
-        return dz_NW if self.low == self.exact else self._shaped(self._raw, number).copy_(dz_NW)
+        return dz_NW if dz_NW.dtype == self.low else self.room(number).copy_(dz_NW)
+
+    def _buffer(self, name: str, number: int) -> torch.Tensor:
+        if name not in self._exact:
+            self._exact[name] = torch.empty_like(self._raw, dtype=self.exact)
+        return self._shaped(self._exact[name], number)
 
     def _shaped(self, buffer: torch.Tensor, number: int) -> torch.Tensor:
         words = self.words(number)
@@ -205,6 +211,11 @@ def put_product(target: torch.Tensor, left: torch.Tensor, right: torch.Tensor, f
     """target = left @ right, or += where it is not the first; in the target's dtype where that is not the factors' own."""
     if target.dtype == left.dtype:
         torch.mm(left, right, out=target) if first else target.addmm_(left, right)
+    elif left.is_cuda and target.dtype == torch.float32 and left.dtype.itemsize == 2:  # the sum stays in the product's fp32
+        if first:
+            torch.mm(left, right, out_dtype=torch.float32, out=target)
+        else:
+            torch.addmm(target, left, right, out_dtype=torch.float32, out=target)
     else:
         put(target, left @ right, first)
 
