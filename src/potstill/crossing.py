@@ -81,6 +81,11 @@ def crossing_problem(job: Job, tokenizers: Iterable[PreTrainedTokenizerBase] = (
             f"train.signals is {job.train.signals}, and teacher and student have different tokens, which are laid beside each "
             "other by bytes, with the teacher's likeliest words alone; set train.signals to top_k or auto"
         )
+    if job.train.mix_by != "weight":
+        return (
+            f"train.mix_by is {job.train.mix_by}, and teacher and student have different tokens, whose distributions are mixed by "
+            "weight alone; leave it out"
+        )
     try:
         for tokenizer in tokenizers:
             Spelling(tokenizer)

@@ -189,7 +189,7 @@ class Job(Settings):
             raise ValueError(problem)
         if self.train.signals == "sampled" and not self.labels and (problem := self._sampling_problem()) is not None:
             raise ValueError(problem)
-        if (problem := curriculum_problem(self.train) or ramp_problem(self.train)) is not None:
+        if (problem := curriculum_problem(self.train) or ramp_problem(self.train) or self._mixing_problem()) is not None:
             raise ValueError(problem)
         return self
 
@@ -220,6 +220,16 @@ class Job(Settings):
     def reads_replies(self) -> bool:
         """Whether log-probabilities come with the replies: no teacher has weights here, and each has `top_logprobs`."""
         return all(one.local_model() is None and one.sampling(1).top_logprobs > 0 for one in self.teachers)
+
+    def _mixing_problem(self) -> str | None:
+        if self.train.mix_by == "weight":
+            return None
+        why = "no loss of this job is on distributions"
+        if self.train.on_cells():
+            why = "not all teachers have weights on this machine" if not self._teaches_here else "this job has one teacher"
+            if self._teaches_here and self.more_teachers:
+                return None
+        return f"train.mix_by is {self.train.mix_by}, and {why}; name several local teachers, or leave it out"
 
     @property
     def _teaches_here(self) -> bool:

@@ -34,6 +34,7 @@ from .batches import Row, make_batches
 from .contracts import Task, Teacher
 from .errors import JobError, ModelError
 from .kernels.cells import CHUNK_BYTES, Head, logits
+from .kernels.mixtures import confident_shares, gold_shares
 from .labels import LabelLogp, asked_key, softened
 from .progress import Progress
 from .recipe import WIDTH_WORTH_BF16, uses_bf16
@@ -142,15 +143,21 @@ class LabelTeachers:
                 scored, refused = scored + found.scored, refused + found.refused
         return Captured(scored, refused)
 
-    def softened(self, temperature: float) -> dict[str, LabelLogp]:
-        """By what was asked: log sum_t w_t p_t, each teacher's p softened before, as teachers of text are mixed."""
+    def softened(self, temperature: float, mix_by: str = "weight", gold: Mapping[str, int] | None = None) -> dict[str, LabelLogp]:
+        """By what was asked: log sum_t w_t p_t, each teacher's p softened before, as teachers of text are mixed.
+
+        `mix_by` is `train.mix_by`; `gold` has the number of the gold label of what was asked, where there is one.
+        """
         total = math.fsum(teacher.weight for teacher in self.teachers)
-        parts = [(self.store(one).scores, math.log(one.weight / total)) for one in self.teachers]
-        known = set.intersection(*(set(scores) for scores, _ in parts))
-        return {
-            key: np.logaddexp.reduce([softened(scores[key], temperature) + share for scores, share in parts]).astype(np.float32)
-            for key in known
-        }
+        prior_T = torch.tensor([one.weight / total for one in self.teachers], dtype=torch.float64)
+        parts = [self.store(one).scores for one in self.teachers]
+        found = {}
+        for key in set.intersection(*(set(scores) for scores in parts)):
+            logp_TL = np.stack([scores[key] for scores in parts])
+            share_T = _label_shares(prior_T, torch.from_numpy(logp_TL).double(), mix_by, (gold or {}).get(key)).numpy()
+            soft_TL = [softened(logp, temperature) + np.log(share) for logp, share in zip(logp_TL, share_T, strict=True)]
+            found[key] = np.logaddexp.reduce(soft_TL).astype(np.float32)
+        return found
 
     def likeliest(self, examples: Sequence[Example], temperature: float) -> float | None:
         """How likely the likeliest label of these rows is on average: what is to be thought of when a temperature is chosen."""
@@ -294,6 +301,15 @@ class LabelScorer:
         finally:
             self.bf16 = before
         return bool(np.abs(one - other).max() <= 1e-3 * np.abs(other).max())
+
+
+def _label_shares(prior_T: torch.Tensor, logp_TL: torch.Tensor, mix_by: str, gold: int | None) -> torch.Tensor:
+    """The teachers' shares [T] of one row."""
+    if mix_by == "confidence":
+        return confident_shares(prior_T, torch.special.entr(logp_TL.exp()).sum(dim=1, keepdim=True))[:, 0]
+    if mix_by == "gold" and gold is not None:
+        return gold_shares(prior_T, logp_TL[:, gold : gold + 1])[:, 0]
+    return prior_T
 
 
 def target_logp(hidden_NH: torch.Tensor, head: Head, target_N: torch.Tensor) -> torch.Tensor:

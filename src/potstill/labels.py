@@ -48,6 +48,13 @@ def asked_key(task: Task, example: Example) -> str:
     return fingerprint([message.as_dict() for message in task.prompt(example)])
 
 
+def gold_labels(lessons: Iterable[Lesson], task: Task) -> dict[str, int]:
+    """The number of the gold label of what was asked, where there is one."""
+    number_of = {label: number for number, label in enumerate(task.labels_asked())}
+    told = ((asked_key(task, one.example), task.read(one.target)) for one in lessons if one.target_source == "gold")
+    return {key: number_of[label] for key, label in told if label in number_of}
+
+
 @dataclass(frozen=True)
 class SoftLabels:
     """What teachers give to each label of a lesson, at the distillation temperature: log softmax(log p / T).

@@ -39,6 +39,10 @@ class Pupil:
             return encode_labels(lessons, self.task, self.tokenizer, self.max_length).encoded
         return encode_lessons(lessons, self.task, self.tokenizer, self.max_length)
 
+    def gold_rows(self, lessons: Iterable[Lesson]) -> frozenset[str]:
+        """The digests of the rows whose answer is gold."""
+        return frozenset(row.digest() for row in self.encode(one for one in lessons if one.target_source == "gold").rows)
+
     def asked(self, example: Example) -> list[int]:
         """Token ids of what it is asked; raises ModelError where its chat template refuses."""
         if self.labels:

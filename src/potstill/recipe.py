@@ -136,6 +136,11 @@ class TrainSettings(Settings):
         "and the teacher is on this machine, else top_k",
     )
     draws: int = Field(default=50, ge=1, le=4096, description="words drawn for a token from the teacher's distribution")
+    mix_by: Literal["weight", "confidence", "gold"] = Field(
+        default="weight",
+        description="how the distributions of several local teachers are mixed: by their weights alone; times how sure each is at "
+        "a token; or times what each gives to the tokens of a gold answer",
+    )
     top_k: int = Field(default=64, ge=1, le=65536, description="teacher log-probabilities kept for a token, beside the tail")
     temperature: float = Field(
         default=1.0,

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ from .codec import WordSets
 from .contracts import Teacher
 from .errors import JobError
 from .kernels.cells import Cells, Full, Head, teacher_cells
-from .kernels.mixtures import Voice, cells_with_targets, mixed_cells
+from .kernels.mixtures import Voice, cells_with_targets, mixed_cells, weighed
 from .kernels.sampling import drawn_words
 from .progress import Progress
 from .recipe import WIDTH_WORTH_BF16, TrainSettings, uses_bf16
@@ -60,15 +60,26 @@ class SignalShape:
     """A live teacher's whole distribution, where there is one teacher: nothing is left out, and nothing can be kept."""
     seed: int = 0
     """Of the draws; apart from `train.seed`, so that trainings of other seeds find the same signals."""
+    mix_by: Literal["weight", "confidence", "gold"] = "weight"
+    """What the shares of several teachers follow beside their weights."""
+    gold: frozenset[str] = frozenset()
+    """The digests of rows whose answer is gold, where `mix_by` is gold."""
     targets: bool = False
     """Whether the text's own words are kept beside the top k, for students of other tokens."""
 
+    def key(self, row: Row) -> str:
+        """Names a row's signals: the same tokens have others where they are gold and gold decides."""
+        return fingerprint(row.digest(), "gold")[:32] if row.digest() in self.gold else row.digest()
 
-def shape_of(settings: TrainSettings, *, sampled: bool) -> SignalShape:
-    """What a job's training keeps or asks of its teachers."""
+
+def shape_of(settings: TrainSettings, *, sampled: bool, gold: frozenset[str] = frozenset()) -> SignalShape:
+    """What a job's training keeps or asks of its teachers; `gold` as in the shape."""
     draws = settings.draws if sampled else None
     whole = settings.signals == "live"
-    return SignalShape(settings.top_k, settings.temperature, settings.micro_batch_tokens, settings.precision, draws, whole)
+    return SignalShape(
+        settings.top_k, settings.temperature, settings.micro_batch_tokens, settings.precision, draws, whole,
+        mix_by=settings.mix_by, gold=gold if settings.mix_by == "gold" else frozenset(),
+    )  # fmt: skip
 
 
 class StoredSignals:
@@ -76,11 +87,13 @@ class StoredSignals:
 
     takes_packed = True
 
-    def __init__(self, store: SignalStore) -> None:
+    def __init__(self, store: SignalStore, key: Callable[[Row], str] = Row.digest) -> None:
+        """`key` names a row's signals as they were captured (`SignalShape.key`)."""
         self.store = store
+        self.key = key
 
     def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells:
-        return cells_of(self.store.read([rows[number].digest() for number in batch.numbers]), self.store.draws)
+        return cells_of(self.store.read([self.key(rows[number]) for number in batch.numbers]), self.store.draws)
 
 
 class LiveSignals:
@@ -135,7 +148,12 @@ class MixedSignals:
 
     def voices(self, batch: Batch, rows: Sequence[Row]) -> list[Voice]:
         both = zip(self.parts, self.shares, strict=True)
-        return [Voice(part.hidden(batch, rows), part.head(), share) for part, share in both]
+        voices = [Voice(part.hidden(batch, rows), part.head(), share) for part, share in both]
+        if self.shape.mix_by == "weight":
+            return voices
+        of_batch = [rows[number] for number in batch.numbers]
+        is_gold_N = np.repeat([row.digest() in self.shape.gold for row in of_batch], [len(row.answer) for row in of_batch])
+        return weighed(voices, self.shape.mix_by, batch.target_N.cpu(), torch.from_numpy(is_gold_N))
 
     def cells(self, batch: Batch, rows: Sequence[Row]) -> Cells:
         return _cells(self.voices(batch, rows), batch, rows, self.shape)
@@ -224,7 +242,9 @@ def open_store(teachers: Teachers, tokenizer: PreTrainedTokenizerBase, folder: A
         "precision": f"{device}, {'bf16 where it pays' if bf16 else 'fp32'}",
     }
     num_words = _num_words(tokenizer)
-    kept = {"top_k": min(shape.top_k, num_words)} if shape.draws is None else {"seed": shape.seed}
+    kept: dict[str, Any] = {"top_k": min(shape.top_k, num_words)} if shape.draws is None else {"seed": shape.seed}
+    if shape.mix_by != "weight" and len(voices) > 1:
+        kept["mix_by"] = shape.mix_by
     if shape.targets:
         kept["targets"] = True
     return SignalStore(folder, {**identity, **kept}, draws=shape.draws, num_words=num_words)
@@ -233,7 +253,7 @@ def open_store(teachers: Teachers, tokenizer: PreTrainedTokenizerBase, folder: A
 def capture(teachers: Teachers, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], store: SignalStore,
             shape: SignalShape, bar: Progress) -> int:  # fmt: skip
     """Scores the rows that the store does not hold yet, and returns how many; killed, it keeps what it has."""
-    missing = [number for number, row in enumerate(rows) if row.digest() not in store]
+    missing = [number for number, row in enumerate(rows) if shape.key(row) not in store]
     bar.advance(len(rows) - len(missing))
     if not missing:
         return 0
@@ -244,7 +264,7 @@ def capture(teachers: Teachers, tokenizer: PreTrainedTokenizerBase, rows: Sequen
         found: list[tuple[str, WordSets]] = []
         pad_id = int(tokenizer.pad_token_id)
         for batch in make_batches(rows, part, token_budget=shape.token_budget, packing=live.takes_packed, pad_id=pad_id):
-            found += _by_row(_kept(live, batch, rows, shape), batch, rows)
+            found += _by_row(_kept(live, batch, rows, shape), batch, rows, shape)
         store.add(found)
         bar.advance(len(part))
     return len(missing)
@@ -264,11 +284,11 @@ def _kept(live: LiveSignals | MixedSignals, batch: Batch, rows: Sequence[Row], s
     return WordSets(sizes_N, index_NK.ravel().astype(np.int32), levels_of(logp_NK).ravel())
 
 
-def _by_row(sets: WordSets, batch: Batch, rows: Sequence[Row]) -> list[tuple[str, WordSets]]:
+def _by_row(sets: WordSets, batch: Batch, rows: Sequence[Row], shape: SignalShape) -> list[tuple[str, WordSets]]:
     tokens = np.cumsum([len(rows[number].answer) for number in batch.numbers])[:-1]
     words = np.cumsum(sets.sizes_N)[tokens - 1]
     parts = zip(np.split(sets.sizes_N, tokens), np.split(sets.words_U, words), np.split(sets.numbers_U, words), strict=True)
-    return [(rows[number].digest(), WordSets(*part)) for number, part in zip(batch.numbers, parts, strict=True)]
+    return [(shape.key(rows[number]), WordSets(*part)) for number, part in zip(batch.numbers, parts, strict=True)]
 
 
 def vocabulary_problem(teachers: Teachers, student: PreTrainedTokenizerBase) -> str | None:

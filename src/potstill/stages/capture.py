@@ -26,7 +26,8 @@ def inputs(job: Job) -> Any:
         kept: list[Any] = ["aligned", "replies" if job.reads_replies else job.train.top_k]
     else:
         kept = ["sampled", job.train.draws] if job.samples_signals else ["top_k", job.train.top_k]
-    return [needs, *kept, job.train.temperature, job.train.precision, job.student.identity()]
+    mixed = [] if job.train.mix_by == "weight" else [job.train.mix_by]
+    return [needs, *kept, *mixed, job.train.temperature, job.train.precision, job.student.identity()]
 
 
 def run(job: Job, folder: RunFolder) -> None:
@@ -41,7 +42,8 @@ def run(job: Job, folder: RunFolder) -> None:
         aligned_signals(job, folder, pupil, lessons, pupil.encode(lessons).rows)
         return
     tokenizer, rows = pupil.tokenizer, pupil.encode(lessons).rows
-    shape = shape_of(job.train, sampled=job.samples_signals)
+    gold = pupil.gold_rows(lessons) if job.train.mix_by == "gold" else frozenset()
+    shape = shape_of(job.train, sampled=job.samples_signals, gold=gold)
     teachers = job.teachers_for(folder)
     store = open_store(teachers, tokenizer, job.signals_path, shape)
     with Progress(folder, "capture", len(rows)) as bar:

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from ..batches import Row
 from ..crossing import aligned_signals, crosses, untold_note
 from ..errors import JobError, JobFailedError
 from ..heads import scores_labels
 from ..job import Job
-from ..labels import SoftLabels
+from ..labels import SoftLabels, gold_labels
 from ..lessons import gold_lessons, read_examples, read_lessons
 from ..objective import Signals
 from ..plugins import load_plugin
@@ -99,13 +97,13 @@ def _taught(job: Job, training: Training, pupil: Pupil, lessons: Sequence[Lesson
             folder.event("note", message=note)
         return _shown(job, replace(training, signals=aligned, told=aligned.digest()), pupil)
     if not job.labels:
-        signals = _signals(job, folder, pupil.tokenizer, training.rows) if job.train.on_cells() else None
+        signals = _signals(job, folder, pupil, lessons, training.rows) if job.train.on_cells() else None
         return _shown(job, replace(training, signals=signals), pupil)
     teachers, scored = label_teachers(job, folder), {}
     if scores_labels(job.teachers):
         with Progress(folder, "capture", len(lessons)) as bar:  # nothing to do, unless the scores were deleted since
             teachers.capture([lesson.example for lesson in lessons], bar)
-        scored = teachers.softened(job.train.temperature)
+        scored = teachers.softened(job.train.temperature, job.train.mix_by, gold_labels(lessons, job.task))
     signals = pupil.label_signals(lessons, SoftLabels(job.task, job.train.temperature, scored))
     return replace(training, signals=signals, told=signals.digest())
 
@@ -123,12 +121,13 @@ def _shown(job: Job, training: Training, pupil: Pupil) -> Training:
     return replace(training, insides=TeacherInsides(model, job.train.precision), told=told)
 
 
-def _signals(job: Job, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Signals:
-    shape = shape_of(job.train, sampled=job.samples_signals)
+def _signals(job: Job, folder: RunFolder, pupil: Pupil, lessons: Sequence[Lesson], rows: Sequence[Row]) -> Signals:
+    gold = pupil.gold_rows(lessons) if job.train.mix_by == "gold" else frozenset()
+    shape, tokenizer = shape_of(job.train, sampled=job.samples_signals, gold=gold), pupil.tokenizer
     teachers = job.teachers_for(folder)
     if job.train.signals == "live":
         return live_signals(teachers, tokenizer, shape)
     store = open_store(teachers, tokenizer, job.signals_path, shape)
     with Progress(folder, "capture", len(rows)) as bar:  # nothing to do, unless the signals were deleted since
         capture(teachers, tokenizer, rows, store, shape, bar)
-    return StoredSignals(store)
+    return StoredSignals(store, shape.key)
