@@ -176,6 +176,13 @@ def test_what_needs_equal_tokens_is_refused_before_anything_is_paid_for(tmp_path
         assert said in problems[0]
         with pytest.raises(JobError, match="different"):
             train.run(job, made_run(job))
+    both = [
+        {"kind": "huggingface", "model": str(save_other(tmp_path / kind, kind)), "name": kind} for kind in ("llama", "digits")
+    ]
+    for teachers in (both, [{"kind": "huggingface", "model": str(tmp_path / "metaspace"), "name": "same"}, both[0]]):
+        job = Job(folder=tmp_path, name="two", task="conversation", data="train.jsonl", teacher=teachers,
+                  student=str(tmp_path / "metaspace"), train={"losses": ["forward_kl"]})  # fmt: skip
+        assert any("have different vocabularies" in found.text for found in check_job(job) if found.level == "problem")
     fine = [found for found in check_job(job_of(tmp_path, "large bytes")) if found.subject == "vocabularies"]
     assert [found.level for found in fine] == ["ok"]
     assert "aligned by bytes" in fine[0].text

@@ -28,7 +28,7 @@ from .reply_logprobs import ReplyLogprobs
 from .runfolder import RunFolder, read_rows
 from .spelling import Spelled, Spelling
 from .student import load_config
-from .teacher_signals import capture, open_store, shape_of
+from .teacher_signals import capture, open_store, shape_of, vocabulary_problem
 from .types import Lesson
 
 UNLIMITED = 2**31
@@ -83,10 +83,14 @@ def crossing_problem(job: Job, tokenizers: Iterable[PreTrainedTokenizerBase] = (
         )
     if job.train.mix_by != "weight":
         return (
-            f"train.mix_by is {job.train.mix_by}, and teacher and student have different tokens, whose distributions are mixed by "
-            "weight alone; leave it out"
+            f"train.mix_by is {job.train.mix_by}, and distributions of teachers whose tokens are not the student's are mixed by weight "
+            "alone; leave it out"
         )
     try:
+        if len(job.teachers) > 1 and not job.reads_replies:
+            first = load_tokenizer(str(job.teacher.local_model()), **job.teacher.loading())
+            if (problem := vocabulary_problem(job.teachers, first)) is not None:
+                return problem
         for tokenizer in tokenizers:
             Spelling(tokenizer)
     except ModelError as error:
