@@ -83,8 +83,8 @@ def crossing_problem(job: Job, tokenizers: Iterable[PreTrainedTokenizerBase] = (
         )
     if job.train.mix_by != "weight":
         return (
-            f"train.mix_by is {job.train.mix_by}, and distributions of teachers whose tokens are not the student's are mixed by weight "
-            "alone; leave it out"
+            f"train.mix_by is {job.train.mix_by}, and teachers whose tokens are not the student's are mixed by weight alone; "
+            "leave it out"
         )
     try:
         if len(job.teachers) > 1 and not job.reads_replies:
