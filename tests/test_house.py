@@ -27,19 +27,19 @@ FLOORS: dict[float, str] = {
     "wire/batch_ledger text/shingles",
     2.05: "codec data/rows formats",
     2.1: "spelling wire/endpoint data/readers signals data/splits text/lookalikes answers/novelty",
-    2.2: "alignment reply_logprobs data/intake wire/provider_calls loss_contracts",
+    2.2: "alignment reply_logprobs data/intake wire/provider_calls loss_contracts export_contracts",
     3: "contracts student batches generation progress checkpoints runs speed_trial",
-    3.01: "depth",
+    3.01: "depth four_bit",
     3.02: "caches",
-    3.05: "row_attention sharding classifier refill",
-    3.1: "aligned_terms insides labels answers/shares "
+    3.05: "prefetch row_attention sharding classifier refill",
+    3.1: "runtimes aligned_terms insides labels answers/shares "
     "answers/budget answers/inquiry answers/sieve recipe wire/hosted wire/openai wire/anthropic wire/batch_api "
     "scoring measure text/rationale lessons answers/judging answers/voting",
     3.15: "classes slices ramps transfer aligned_cells answers/feed",
     3.2: "heads label_scores label_answers learner objective feeding answers/invention answers/asking wire/batch_asking",
     3.3: "curriculum on_policy passes answers/answering sections wire/batch_teacher aligned_signals",
     4: "job training teacher_signals tasks teachers combiners checks losses metrics exporters compute",
-    4.1: "pupil desk bill gates",
+    4.1: "pupil desk bill gates parity",
     4.2: "crossing",
     5: "stages estimates terminal",
     5.1: "checking",
@@ -132,7 +132,8 @@ def test_files_functions_and_parameter_lists_stay_small() -> None:
                     wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {length} lines")
                 names = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
                 num_parameters = len([name for name in names if name not in ("self", "cls", "ctx")])
-                if num_parameters > MAX_PARAMETERS:
+                is_kernel = any(isinstance(mark, ast.Name) and mark.id == "_jit" for mark in node.decorator_list)
+                if num_parameters > MAX_PARAMETERS and not is_kernel:  # a Triton kernel takes its pointers one by one
                     wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {num_parameters} parameters")
     assert wrong == []
 

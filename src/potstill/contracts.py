@@ -10,7 +10,7 @@ its docstring is its help text, and its method does the work:
 
         def formula(self, student_logp_NC, teacher_logp_NC): ...
 
-Losses have a page of their own, `loss_contracts.py`; all contracts are imported from here.
+Losses and exporters have pages of their own, `loss_contracts.py` and `export_contracts.py`; all are imported from here.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .export_contracts import Artefact as Artefact
+from .export_contracts import Exporter as Exporter
+from .export_contracts import Runtime as Runtime
 from .loss_contracts import Build as Build
 from .loss_contracts import Inside as Inside
 from .loss_contracts import LayerLoss as LayerLoss
@@ -372,18 +375,6 @@ class Metric(Plugin):
         """The metric over these rows, any subset of them; None where it does not apply (BLEU of one-word labels)."""
         known = [value for row in rows if (value := self.per_row(row, task)) is not None]
         return sum(known) / len(known) if known else None
-
-
-class Exporter(Plugin):
-    """Turns the trained student into files that run somewhere."""
-
-    @abstractmethod
-    def problem(self, architecture: str) -> str | None:
-        """Why this architecture cannot be exported, said before training; None when it can."""
-
-    @abstractmethod
-    def export(self, model_folder: Path, target_folder: Path) -> None:
-        """Writes the artefact into `target_folder`."""
 
 
 class Compute(Plugin):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +14,12 @@ from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ..contracts import Exporter
+from ..contracts import Artefact, Exporter
 from ..errors import ModelError
+from ..runtimes import load_runtime
 
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+LEAST_AGREEMENT = 0.99
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 
@@ -44,6 +48,11 @@ class Safetensors(Exporter):
         config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
         config.pop("torch_dtype", None)
         (target_folder / "config.json").write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n", encoding="utf-8")
+
+    def artefacts(self, model_folder: Path, target_folder: Path) -> Sequence[Artefact]:
+        del model_folder  # the export brings all that it needs
+        load = functools.partial(load_runtime, target_folder)
+        return [Artefact(self.kind, tuple(sorted(target_folder.glob("*.safetensors"))), "transformers", load, LEAST_AGREEMENT)]
 
     def _dtype(self, files: list[Path]) -> str:
         if self.dtype != "auto":

@@ -7,8 +7,10 @@ from ..text.texts import count_words
 
 
 class Compression(Metric):
-    """Mean share of the last message's words that an answer to a row with gold has, 0.1 for a tenth: a length, which is better
-    neither for being more nor less."""
+    """Mean share of the last message's words that an answer to a row with gold has, 0.1 for a tenth.
+
+    A length, which is better neither for being more nor less.
+    """
 
     def per_row(self, row: Scored, task: Task) -> float | None:
         asked = count_words(row.example.messages[-1].content)

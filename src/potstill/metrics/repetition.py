@@ -10,8 +10,11 @@ RUN = 4
 
 
 class Repetition(Metric):
-    """Mean share of an answer's runs of four words that stand in it before, 0 to 1: near 0 for people's texts, near 1 for a model
-    that says one phrase until it is cut. Answers of fewer than eight words have none."""
+    """Mean share of an answer's runs of four words that stand in it before, 0 to 1.
+
+    Near 0 for people's texts, near 1 for a model that says one phrase until it is cut. Answers of fewer than eight words have
+    none.
+    """
 
     def per_row(self, row: Scored, task: Task) -> float | None:
         del task  # the same for every task
