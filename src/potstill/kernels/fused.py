@@ -9,15 +9,12 @@ Names of tensors carry their shape: N tokens of the block, W words of one tile, 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
 
 import torch
 
+from . import triton_tiles as kernels
 from .entries import LN2, Group
 from .terms import Head
 from .tiles import Tiles, curb, is_bent
@@ -28,20 +25,10 @@ PAIRS = 256
 """Named words that a program of a kernel has."""
 
 
-@cache
-def _kernels() -> Any:
-    return importlib.import_module(".triton_tiles", __package__)
-
-
-@cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
 def is_fused(hidden_NH: torch.Tensor) -> bool:
     """Whether the kernels run: on a CUDA device, or in Triton's interpreter, which a test asks for by TRITON_INTERPRET=1."""
     runs = hidden_NH.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
-    return runs and hidden_NH.dtype != torch.float64 and _has_triton()
+    return runs and hidden_NH.dtype != torch.float64 and kernels.HAS_TRITON
 
 
 def num_buffers(hidden_NH: torch.Tensor, head: Head, num_groups: int) -> int:
@@ -66,7 +53,7 @@ class FusedGroup:
         self._take(number, raw_NW, place)
         group, (num_tokens, width) = self.group, raw_NW.shape
         state = group.top_N1, group.mass_N1, self.shrink_N1
-        _kernels().see[(num_tokens,)](
+        kernels.see[(num_tokens,)](
             raw_NW, self._bias(number), *state, width, *self._bends(), **self._has(), POWERS=powers, BLOCK=_block(width)
         )
         if not self.alone:
@@ -85,7 +72,7 @@ class FusedGroup:
         block = _block(width)
         grid = (num_tokens, -(-width // block))
         state = self._bias(number), group.tail_N1, group.outside_N1
-        _kernels().give[grid](raw_NW, out_NW, *state, width, *self._bends(), **self._has(), ADD=add, BLOCK=block)
+        kernels.give[grid](raw_NW, out_NW, *state, width, *self._bends(), **self._has(), ADD=add, BLOCK=block)
         if not self.alone:
             self._put(number, raw_NW, self.saved_U, place, add=False)
         self._put(number, out_NW, self.grad_U, place, add=not self.alone)
@@ -95,7 +82,7 @@ class FusedGroup:
         if count:
             named = self.saved_U[place], self.group.y_U[place], pairs.row_U[place], pairs.word_U[place]
             sizes = start, count, raw_NW.shape[1]
-            _kernels().take[(-(-count // PAIRS),)](
+            kernels.take[(-(-count // PAIRS),)](
                 raw_NW, *named, self._bias(number), *sizes, *self._bends(), **self._has(), BLOCK=PAIRS
             )
 
@@ -103,7 +90,7 @@ class FusedGroup:
         count, start, pairs = place.stop - place.start, self.tiles.bounds[number], self.group.pairs
         if count:
             named = value_U[place], pairs.row_U[place], pairs.word_U[place]
-            _kernels().put_back[(-(-count // PAIRS),)](tile_NW, *named, start, count, tile_NW.shape[1], ADD=add, BLOCK=PAIRS)
+            kernels.put_back[(-(-count // PAIRS),)](tile_NW, *named, start, count, tile_NW.shape[1], ADD=add, BLOCK=PAIRS)
 
     def _bias(self, number: int) -> torch.Tensor:
         bias_V = self.tiles.head.bias_V

@@ -14,6 +14,8 @@ try:
 except ImportError:
     triton = None
 
+HAS_TRITON = triton is not None
+
 
 def _jit(kernel):
     """Compiled where Triton is there; without it the module can be read, and is never asked for more."""
