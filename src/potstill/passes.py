@@ -22,7 +22,8 @@ from torch import nn
 from .batches import Batch, Row, make_batches
 from .errors import JobFailedError
 from .freed_memory import FreedMemory
-from .objective import Objective, Signals
+from .objective import Objective, Signals, Told
+from .prefetch import Prefetch
 from .transfer import TeacherInsides
 
 Result = TypeVar("Result")
@@ -48,21 +49,28 @@ class Passes:
     say: Callable[[str], None]
     freed: FreedMemory = field(default_factory=FreedMemory)
 
-    def gradients(self, rows: Sequence[Row]) -> torch.Tensor:
-        """Leaves the step's gradients in the parameters, and returns the loss of this process's share."""
+    def __post_init__(self) -> None:
+        self._ahead = Prefetch(self._laid_out)
+
+    def gradients(self, rows: Sequence[Row], coming: Sequence[Row] = ()) -> torch.Tensor:
+        """Leaves the step's gradients in the parameters, and returns the loss of this process's share. The batches of the rows
+        that come next, where they are known, are made ready meanwhile."""
         num_targets = sum(row.weighed_targets for row in rows)
-        own = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+        own = self._own(rows)
         share = self.accelerator.num_processes / num_targets
 
         def learn() -> torch.Tensor:
             self.module.zero_grad()
             loss = torch.zeros((), device=self.accelerator.device)
-            batches = self._batches(own)
-            num_idle = self._most(len(batches)) - len(batches) if self.sharded else 0
-            for batch in batches:
-                loss += self._pass(batch, own, share)
+            passes = self._ahead.take(own, self.token_budget)
+            if coming:
+                self._ahead.begin(self._own(coming), self.token_budget)
+            num_idle = self._most(len(passes)) - len(passes) if self.sharded else 0
+            for batch, told in passes:
+                loss += self._pass(batch, told or self._ask(batch, own), share)
             for _ in range(num_idle):
-                self._pass(self._batches(rows[:1])[0], rows[:1], 0.0)
+                ((batch, told),) = self._laid_out(rows[:1], self.token_budget)
+                self._pass(batch, told or self._ask(batch, rows[:1]), 0.0)
             return loss
 
         loss = self._in_memory(learn, own)
@@ -72,11 +80,22 @@ class Passes:
             self.freed.give_back()
         return loss
 
-    def _pass(self, batch: Batch, rows: Sequence[Row], share: float) -> torch.Tensor:
+    def _own(self, rows: Sequence[Row]) -> Sequence[Row]:
+        return rows[self.accelerator.process_index :: self.accelerator.num_processes]
+
+    def _laid_out(self, rows: Sequence[Row], token_budget: int) -> list[tuple[Batch, Told | None]]:
+        """The rows' batches, each with its signals where they are on the disk and all that is asked for."""
+        is_read = getattr(self.signals, "on_disk", False) and self.objective.transfer is None
+        batches = make_batches(rows, range(len(rows)), token_budget=token_budget, packing=self.packing, pad_id=self.pad_id)
+        return [(batch, self._ask(batch, rows) if is_read else None) for batch in batches]
+
+    def _ask(self, batch: Batch, rows: Sequence[Row]) -> Told | None:
+        return self.objective.ask(batch, rows, self.signals, self.insides)
+
+    def _pass(self, batch: Batch, told: Told | None, share: float) -> torch.Tensor:
         """One forward and backward pass; `share` of its loss."""
         with contextlib.nullcontext() if self.sharded else self.accelerator.no_sync(self.module):
             device = self.accelerator.device
-            told = self.objective.ask(batch, rows, self.signals, self.insides)
             with self.autocast():
                 total: torch.Tensor = self.module(batch.to(device), told and told.to(device))[0]
             self.accelerator.backward(total * share)

@@ -86,6 +86,8 @@ class StoredSignals:
     """Signals captured before, read by the content of each row."""
 
     takes_packed = True
+    on_disk = True
+    """So they may be read ahead, in a thread."""
 
     def __init__(self, store: SignalStore, key: Callable[[Row], str] = Row.digest) -> None:
         """`key` names a row's signals as they were captured (`SignalShape.key`)."""

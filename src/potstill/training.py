@@ -184,7 +184,7 @@ class _Loop:
             group["lr"] = rate
         ramped = self._ramp(step)
         self.module.train()
-        loss = self.passes.gradients(rows)
+        loss = self.passes.gradients(rows, self._rows_after(step))
         norm = whole(nn.utils.clip_grad_norm_(self.trained.values(), self.t.settings.max_grad_norm))
         self.optimizer.step()
         seconds = time.perf_counter() - started
@@ -199,6 +199,10 @@ class _Loop:
         self._event("step", step=step + 1, steps=self.num_steps, loss=value, learning_rate=rate, gradient_norm=float(norm),
                     tokens_per_s=round(tokens_per_s, 1), **ramped, **(self.own.told(rows) if self.own else {}))  # fmt: skip
         return f"loss {value:.3f}  {tokens_per_s:,.0f} tokens/s"
+
+    def _rows_after(self, step: int) -> Sequence[Row]:
+        """Of the next step; none where they depend on the weights."""
+        return [] if self.own or step + 1 >= self.num_steps else self.feed.rows_of(step + 1)
 
     def _ramp(self, step: int) -> dict[str, Any]:
         """Sets the step's weights and temperature, and returns those that change over the run, for the log."""
