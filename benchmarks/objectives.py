@@ -63,6 +63,11 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "Jensen-Shannon, top 50": with_ce("jensen_shannon", signals="top_k", top_k=50),
     "skewed KL, top 50": with_ce("skew_kl", signals="top_k", top_k=50),
     "forward KL and hidden states": with_ce("forward_kl", {"kind": "hidden_cosine", "weight": 1.0}),
+    "own answers, reverse KL, after half the run": {
+        "losses": [CE, {"kind": "reverse_kl", "weight": 0.75}],
+        "signals": "live",
+        "on_policy": {"share": 0.5, "cold_start": 0.5},
+    },
     "forward KL and attention relations": with_ce("forward_kl", {"kind": "relation", "weight": 1.0}),
 }
 
@@ -200,13 +205,13 @@ def row_of(name: str, runs: list[Result], base: dict[int, Result]) -> str:
 
 
 def percent(score: Score) -> str:
-    assert None not in score.as_dict().values()
-    return f"{score.value:.1%} [{score.low:.1%}, {score.high:.1%}]"
+    value, low, high = (100 * (end or 0.0) for end in (score.value, score.low, score.high))
+    return f"{value:.1f}% [{low:.1f}, {high:.1f}]"
 
 
 def points(gap: Score) -> str:
-    assert gap.value is not None and gap.low is not None and gap.high is not None
-    return f"{100 * gap.value:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+    value, low, high = (100 * (end or 0.0) for end in (gap.value, gap.low, gap.high))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def over_seeds(runs: list[Result]) -> list[float]:

@@ -22,8 +22,8 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 400, 60, 6
 FLOORS: dict[float, str] = {
     1: "types errors text/texts starter text/math_worker wire/__init__ answers/__init__ data/__init__ text/__init__",
     1.1: "text/languages catalog wire/credentials wire/limits wire/token_logprobs",
-    2: "freed_memory plugins interrupts runfolder journal data/json_rows data/table_rows statistics rendering kernels packing page "
-    "architectures text/reading text/quantities text/overlap text/equivalence text/personal wire/http_faults wire/pool "
+    2: "freed_memory plugins interrupts runfolder journal data/json_rows data/table_rows statistics rendering kernels packing "
+    "page architectures text/reading text/quantities text/overlap text/equivalence text/personal wire/http_faults wire/pool "
     "wire/batch_ledger text/shingles",
     2.05: "codec data/rows formats",
     2.1: "spelling wire/endpoint data/readers signals data/splits text/lookalikes answers/novelty",
