@@ -32,6 +32,8 @@ SAMPLED_ROWS = 400
 """Rows of a split that are rendered and counted in tokens; the rest is extrapolated."""
 TRAINING_BYTES = 16
 """fp32 weights, gradients and the two moments of AdamW."""
+QLORA_BYTES = 1
+"""Half a byte for a weight of a layer and 4 for one of the embeddings, which are a tenth or so of a model that needs this."""
 CHECKPOINTS_KEPT = 2
 MODEL_SHARE_OF_PEAK = 0.25
 """Small models reach about a quarter of a matrix product's speed in training (docs/log.md)."""
@@ -247,7 +249,7 @@ def _memory(job: Job, size: int | None) -> int | None:
     """Weights, gradients and optimizer of the student; beside them a teacher's that stays. Activations come on top."""
     if size is None:
         return None
-    trained = size * (TRAINING_BYTES if job.student.adaptation == "full" else 4)
+    trained = size * {"full": TRAINING_BYTES, "qlora": QLORA_BYTES}.get(job.student.adaptation, 4)
     place = job.teacher.local_model()
     teacher = (parameters_of(place) or 0) * 4 if place else 0
     stays = job.train.signals == "live" or any(loss.needs == Signal.HIDDEN for loss in job.train.losses)

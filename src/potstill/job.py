@@ -23,6 +23,7 @@ from .contracts import Combiner, Compute, Exporter, Loss, Task, Teacher
 from .curriculum import curriculum_problem
 from .errors import JobError, did_you_mean
 from .heads import LABEL_TEMPERATURE, head_problem, loss_problem, tells_labels
+from .learner import adaptation_problem
 from .plugins import explain, load_plugin
 from .ramps import ramp_problem
 from .recipe import Settings, StudentSettings, TrainSettings, job_folder, listed, own_answers_problem
@@ -142,6 +143,8 @@ class Job(Settings):
     @model_validator(mode="after")
     def _student_has_a_head_for_the_task(self) -> Job:
         object.__setattr__(self, "student", self.student.with_head())
+        if (problem := adaptation_problem(self.student)) is not None:
+            raise ValueError(problem)
         if self.student.head == "labels":
             if (problem := head_problem(self.student, self.task, self.train)) is not None:
                 raise ValueError(problem)

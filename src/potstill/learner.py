@@ -12,10 +12,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .classifier import body_projections, head_modules, load_classifier
 from .errors import ModelError
+from .plugins import is_installed
 from .recipe import StudentSettings, TrainSettings, default_learning_rate, uses_bf16
 from .rendering import load_tokenizer
 from .row_attention import use_row_attention
-from .student import LoraShape, add_lora, causal_model, count_parameters, keeps_packed_rows_apart, layers_of, load_model
+from .student import (
+    LoraShape,
+    add_lora,
+    best_device,
+    causal_model,
+    count_parameters,
+    keeps_packed_rows_apart,
+    layers_of,
+    load_four_bit,
+    load_model,
+)
 
 BETAS = (0.9, 0.95)
 """Language models' usual ones: 0.999 remembers a thousand steps, which is longer than most distillations last."""
@@ -44,7 +55,11 @@ def make_learner(student: StudentSettings, settings: TrainSettings, device: torc
     """Loads and adapts the model; raises ModelError with the sentence for the user."""
     own: dict[str, Any] = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
     tokenizer = load_tokenizer(student.model, **own)
-    model = load_model(student.model, **own, device=str(device), dtype=torch.float32)
+    if student.adaptation == "qlora":
+        compute = torch.float32 if settings.precision == "fp32" else torch.bfloat16
+        model = load_four_bit(student.model, str(device), compute, **own)
+    else:
+        model = load_model(student.model, **own, device=str(device), dtype=torch.float32)
     learning_rate = settings.learning_rate or default_learning_rate(count_parameters(model), student.adaptation)
     use_row_attention(model)
     keeps_rows_apart = keeps_packed_rows_apart(model)
@@ -77,6 +92,20 @@ def make_classifier(student: StudentSettings, settings: TrainSettings, device: t
         model = add_lora(model, shape, heads=head_modules(model))
     freeze(model, student)
     return Learner(model, tokenizer, len(labels), learning_rate, bf16, keeps_rows_apart=False, labels=labels)
+
+
+def adaptation_problem(student: StudentSettings) -> str | None:
+    """Why the student cannot be adapted as the job says on this machine; None where it can."""
+    if student.adaptation != "qlora":
+        return None
+    why = ""
+    if student.head == "labels":
+        why = "a student with a head of labels is too small to need 4 bits"
+    elif not is_installed("bitsandbytes"):
+        why = "the package bitsandbytes is not installed (pip install 'potstill[qlora]')"
+    elif (device := best_device()) not in ("cuda", "cpu"):
+        why = f"4-bit weights run on CUDA and on processors, and this machine has {device}"
+    return f"student.adaptation is qlora, and {why}; set student.adaptation to lora" if why else None
 
 
 def _lora_shape(student: StudentSettings) -> LoraShape:

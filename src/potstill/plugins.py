@@ -32,6 +32,7 @@ EXTRA_OF_PACKAGE = {
     "ray": "ray",
     "fastapi": "serve",
     "jsonschema_rs": "schema",
+    "bitsandbytes": "qlora",
 }
 
 
@@ -55,6 +56,22 @@ def verb(dotted: str) -> Any:
     """The function "module:function" of this package, imported only now, so that help needs no torch."""
     module, _, function = dotted.partition(":")
     return getattr(importlib.import_module(f"{PACKAGE}.{module}"), function)
+
+
+def optional(dotted: str) -> Any:
+    """The same of a module that needs an optional package; raises MissingPackageError where that is not installed."""
+    try:
+        return verb(dotted)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in EXTRA_OF_PACKAGE:
+            raise MissingPackageError(missing, EXTRA_OF_PACKAGE[missing]) from None
+        raise
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package could be imported, without importing it."""
+    return importlib.util.find_spec(package) is not None
 
 
 def plugin_kinds(family: str) -> list[PluginInfo]:

@@ -58,9 +58,10 @@ class StudentSettings(Settings):
         description="text: it writes its answers; labels: a classification head gives each label of the task its probability; "
         "auto: labels where the model does not write (BERT, RoBERTa, DeBERTa, ModernBERT)",
     )
-    adaptation: Literal["full", "lora", "dora"] = Field(
+    adaptation: Literal["full", "lora", "dora", "qlora"] = Field(
         default="full",
-        description="full: all weights; lora, dora: low-rank adapters, merged at the end and checked to say the same",
+        description="full: all weights; lora, dora: low-rank adapters, merged at the end and checked to say the same; qlora: "
+        "adapters over 4-bit weights (pip install 'potstill[qlora]')",
     )
     lora: LoraSettings = LoraSettings()
     layers: int | tuple[int, ...] | None = Field(
@@ -138,8 +139,8 @@ class TrainSettings(Settings):
     draws: int = Field(default=50, ge=1, le=4096, description="words drawn for a token from the teacher's distribution")
     mix_by: Literal["weight", "confidence", "gold"] = Field(
         default="weight",
-        description="how the distributions of several local teachers are mixed: by their weights alone; times how sure each is at "
-        "a token; or times what each gives to the tokens of a gold answer",
+        description="how the distributions of several local teachers are mixed: by their weights alone; times how sure each is "
+        "at a token; or times what each gives to the tokens of a gold answer",
     )
     top_k: int = Field(default=64, ge=1, le=65536, description="teacher log-probabilities kept for a token, beside the tail")
     temperature: float = Field(

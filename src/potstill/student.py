@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from .errors import ModelError
 from .kernels.cells import Head
+from .plugins import optional
 from .runfolder import replaced_folder
 
 transformers_logging.disable_progress_bar()  # our own bar says more; theirs breaks it, and pipes
@@ -54,6 +55,14 @@ def load_model(
 ) -> PreTrainedModel:
     """A causal language model in eval mode; fp32 on the CPU and the checkpoint's own precision elsewhere, unless told."""
     return load_as(AutoModelForCausalLM, model, device, dtype, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def load_four_bit(model: str, device: str, compute: torch.dtype, **loading: Any) -> PreTrainedModel:
+    """A causal language model whose linear layers are 4-bit, with products in the dtype `compute`; raises ModelError."""
+    options = optional("four_bit:loading")(device, compute)
+    loaded = load_as(AutoModelForCausalLM, model, device, torch.float32, **options, **loading)
+    optional("four_bit:keep_as_stored")(loaded)
+    return loaded
 
 
 def load_as(kind: Any, model: str, device: str | None, dtype: torch.dtype | None, **options: Any) -> PreTrainedModel:
@@ -181,8 +190,11 @@ def merged(model: peft.PeftModel) -> nn.Module:
     model.eval()
     device = next(model.parameters()).device
     ids_BT = torch.arange(16, device=device).remainder(causal_model(model).config.get_text_config().vocab_size)[None]
+    is_four_bit = bool(getattr(causal_model(model), "is_loaded_in_4bit", False))
+    if is_four_bit:  # peft would merge into 4 bits again
+        optional("four_bit:compute_exactly")(model)
     before = model(input_ids=ids_BT).logits.float()
-    whole: nn.Module = model.merge_and_unload()
+    whole: nn.Module = optional("four_bit:merged")(model) if is_four_bit else model.merge_and_unload()
     gap = float((whole(input_ids=ids_BT).logits.float() - before).abs().max() / before.abs().max().clamp_min(1e-6))
     if not gap <= MERGE_TOLERANCE:
         raise ModelError(

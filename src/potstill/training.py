@@ -114,6 +114,9 @@ class _Loop:
             if settings.on_policy is not None or training.insides is not None:
                 raise JobError("with weights split over processes (FSDP), train.on_policy and losses on layers are impossible; "
                                "launch without FSDP, or leave them out")  # fmt: skip
+            if training.student.adaptation == "qlora":
+                raise JobError("4-bit weights are not split over processes (FSDP); launch without FSDP, or set "
+                               "student.adaptation to lora")  # fmt: skip
             shard(self.objective, self.learner.model, self.device)
         self.trained = {**self.learner.trained, **self.objective.own_parameters}
         optimizer = make_optimizer(self.trained.values(), self.learner.learning_rate, settings.weight_decay)

@@ -18,7 +18,9 @@ from ..starter import STUDENT, TEACHER, models_dir
 from ..terminal import hint, say, say_json, say_mark
 
 NEEDED = ("torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "pydantic", "typer", "pyarrow")
-OPTIONAL = {"onnxruntime": "onnx", "gguf": "gguf", "ray": "ray", "fastapi": "serve", "math-verify": "math"}
+OPTIONAL = {
+    "onnxruntime": "onnx", "gguf": "gguf", "bitsandbytes": "qlora", "ray": "ray", "fastapi": "serve", "math-verify": "math",
+}  # fmt: skip
 FEATURES = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
 TRIAL_TIMEOUT_S = 180
 GIB = 2**30
