@@ -1,8 +1,8 @@
 """Weights, gradients and optimizer state split over the processes (FSDP2), for models that no single device holds.
 
-`accelerate launch --use_fsdp -m potstill run job.yaml` asks for it, as does a configuration of `accelerate config` with FSDP;
-how the model is split is decided here: each layer by itself, and the rest as one. accelerate's own preparation would want the
-model's forward to be the whole step, and knows no FSDP on processors, where this is tested.
+A script that calls `train` and is started by `accelerate launch --use_fsdp` asks for it, as does a configuration of `accelerate
+config` with FSDP; `potstill run` starts one process, and its other stages know of no more. How it is split is decided here: each
+layer by itself, and the rest as one. accelerate's own preparation knows no FSDP on processors, where this is tested.
 
 A layer's weights are gathered for each pass, so every process must make as many passes as the others (`Passes`).
 """
