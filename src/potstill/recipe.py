@@ -134,7 +134,7 @@ class TrainSettings(Settings):
         default="auto",
         description="sampled, top_k: the teacher scores once, draws or its likeliest words are kept, and it leaves the memory; "
         "live: it stays, and every word counts (of several teachers the likeliest); auto: sampled where every loss takes draws "
-        "and the teacher is on this machine, else top_k",
+        "and the teacher is on this machine and has the student's tokens, live with on_policy, else top_k",
     )
     draws: int = Field(default=50, ge=1, le=4096, description="words drawn for a token from the teacher's distribution")
     mix_by: Literal["weight", "confidence", "gold"] = Field(
