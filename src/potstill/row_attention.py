@@ -178,9 +178,12 @@ class _RowAttention(torch.autograd.Function):
             s = _scores(_queries(query_BHTD, block, key_BJTD.shape[1]), _keys(key_BJTD, block), scale, block)
             top = s.amax(dim=-1, keepdim=True)
             total = s.sub_(top).exp2_().sum(dim=-1, keepdim=True)
-            mixed = torch.bmm(s.to(query_BHTD.dtype), _keys(value_BJTD, block)).to(s.dtype).div_(total)
+            if s.dtype == query_BHTD.dtype:
+                mixed = torch.bmm(s, _keys(value_BJTD, block)).div_(total)
+            else:  # divided first, so that the output is rounded but once
+                mixed = torch.bmm(s.div_(total).to(query_BHTD.dtype), _keys(value_BJTD, block))
             here = (block.lines, slice(block.start, block.end))
-            out_BTHD[here] = _apart(mixed, block, num_heads).transpose(1, 2).to(out_BTHD.dtype)
+            out_BTHD[here] = _apart(mixed, block, num_heads).transpose(1, 2)
             log_BHT[here[0], :, here[1]] = _apart(top.add_(total.log2_()), block, num_heads)[..., 0]
         ctx.save_for_backward(query_BHTD, key_BJTD, value_BJTD, out_BTHD, log_BHT)
         ctx.scale, ctx.blocks = scale, blocks
@@ -201,7 +204,7 @@ class _RowAttention(torch.autograd.Function):
             map_NK = _scores(query, key, ctx.scale, block).sub_(_queries(log_BHT[..., None], block, num_keys)).exp2_()
             low_NK = map_NK.to(query.dtype)
             d_value_BJTD[block.lines, :, keys] += torch.bmm(low_NK.mT, d_out).view_as(d_value_BJTD[block.lines, :, keys])
-            d_map_NK = torch.bmm(d_out, _keys(value_BJTD, block).mT).to(exact)
+            d_map_NK = torch.bmm(d_out.to(exact), _keys(value_BJTD, block).mT.to(exact))
             d_map_NK.sub_(_queries(dot_BHT1, block, num_keys)).mul_(map_NK)
             d_score_NK = d_map_NK.to(query.dtype)
             d_query = _apart(torch.bmm(d_score_NK, key).mul_(ctx.scale), block, num_heads)
@@ -232,7 +235,8 @@ def _apart(states: torch.Tensor, block: Block, num_heads: int) -> torch.Tensor:
 
 def _scores(query: torch.Tensor, key: torch.Tensor, scale: float, block: Block) -> torch.Tensor:
     """log2 of the unnormalised attention [B J, (H / J) N, K]."""
-    s = torch.bmm(query, key.mT).to(_exact(query)).mul_(scale * LOG2_E)
+    exact = _exact(query)  # a score of 40 rounded to bf16 is off by up to 0.125, which copying heads do not bear
+    s = torch.bmm(query.to(exact), key.mT.to(exact)).mul_(scale * LOG2_E)
     num_hidden = block.hide_NK.shape[1]
     s.view(-1, block.end - block.start, key.shape[1])[..., key.shape[1] - num_hidden :].add_(block.hide_NK)
     return s
