@@ -235,7 +235,8 @@ def test_losses_on_layers_alone_leave_no_parameter_without_a_gradient(student_fo
 
 def test_rows_that_count_nothing_give_no_gradient(student_folder: Path, deep_folder: Path) -> None:
     objective, model, rows, batch = objective_and_batch(student_folder, deep_folder)
-    batch = batch._replace(weight_N=torch.zeros(len(batch.at_N)))
+    nothing = torch.zeros(len(batch.at_N))
+    batch = batch._replace(weight_N=nothing, text_N=nothing)
     total, sums = objective(batch, objective.ask(batch, rows, LiveSignals(model, 320, SHAPE), TeacherInsides(model)))
     total.backward()
     assert sums.tolist() == [0.0] * 5
