@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from .batches import Row
 
 Result = TypeVar("Result")
 
 
-class _Begun(NamedTuple):
+@dataclass(frozen=True)
+class _Begun(Generic[Result]):
     rows: Sequence[Row]
     budget: int
-    future: Future[object]
+    future: Future[Result]
 
 
 class Prefetch(Generic[Result]):
@@ -27,7 +29,7 @@ class Prefetch(Generic[Result]):
     def __init__(self, make: Callable[[Sequence[Row], int], Result]) -> None:
         self._make = make
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
-        self._begun: _Begun | None = None
+        self._begun: _Begun[Result] | None = None
 
     def begin(self, rows: Sequence[Row], budget: int) -> None:
         self._begun = _Begun(rows, budget, self._pool.submit(self._make, rows, budget))
@@ -39,5 +41,5 @@ class Prefetch(Generic[Result]):
             made = begun.future.result()
             same = begun.budget == budget and len(rows) == len(begun.rows)
             if same and all(one is other for one, other in zip(rows, begun.rows, strict=True)):
-                return made  # type: ignore[return-value]
+                return made
         return self._make(rows, budget)
